@@ -1,0 +1,2 @@
+//! What jobs, keys, slots and input lines mean.
+pub mod schema;

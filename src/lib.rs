@@ -1,0 +1,3 @@
+//! gq: a persistent job queue for the Gemini API.
+pub mod domain;
+pub mod mock;
