@@ -1,2 +1,5 @@
-//! What jobs, keys, slots and input lines mean.
+//! What jobs, keys, slots and input lines mean. Pure: no I/O, no clock, no randomness.
+
+pub mod outcome;
 pub mod schema;
+pub mod time;
