@@ -3,3 +3,4 @@
 pub mod outcome;
 pub mod schema;
 pub mod time;
+pub mod view;
