@@ -1,3 +1,5 @@
 //! gq: a persistent job queue for the Gemini API.
+pub mod clock;
 pub mod domain;
 pub mod mock;
+pub mod store;

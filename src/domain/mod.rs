@@ -1,6 +1,11 @@
 //! What jobs, keys, slots and input lines mean. Pure: no I/O, no clock, no randomness.
 
+pub mod job;
 pub mod outcome;
+pub mod plan;
+pub mod price;
+pub mod retry;
 pub mod schema;
+pub mod slot;
 pub mod time;
 pub mod view;

@@ -12,7 +12,9 @@ pub struct Timestamp(pub i64);
 impl Timestamp {
     /// Reads an RFC 3339 time; `None` where it is none.
     pub fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(|time| Self(time.timestamp_millis()))
+        DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|time| Self(time.timestamp_millis()))
     }
 
     /// Returns the time `duration` later, at most the last one that can be told.
@@ -39,6 +41,15 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true))
     }
+}
+
+/// One reading of both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The wall clock; people and servers set it, so it may jump.
+    pub now: Timestamp,
+    /// Milliseconds since the machine started, suspension included; it never jumps.
+    pub boot: i64,
 }
 
 #[cfg(test)]

@@ -1,0 +1,30 @@
+//! The only reader of the time.
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::domain::time::{Moment, Timestamp};
+
+/// Reads both clocks.
+pub fn moment() -> Moment {
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = ClockId::Monotonic;
+    let boot = clock_gettime(clock);
+    Moment {
+        now: now(),
+        boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000,
+    }
+}
+
+/// Reads the wall clock.
+pub fn now() -> Timestamp {
+    Timestamp(chrono::Utc::now().timestamp_millis())
+}
+
+/// Returns a name for the machine's current run: leases of another run hold no more.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,191 @@
+//! The state machine of a job: what an attempt's end, a death or a lost lease does to it.
+
+use std::time::Duration;
+
+use crate::domain::outcome::{ErrorKind, Outcome};
+use crate::domain::retry;
+use crate::domain::view::JobState;
+
+/// A job in flight at this many deaths of its process ends as `unknown_outcome`: it may be what
+/// kills them.
+pub const MAX_DEATHS: i64 = 3;
+
+/// What becomes of a job whose call was in flight when its process died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// It is called again.
+    Retry,
+    /// It fails as `unknown_outcome`.
+    Fail,
+}
+
+/// What a decision about a job rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// The state that the database holds.
+    pub state: JobState,
+    /// Whether the attempt in question still owns the job: it runs, under this attempt's number.
+    pub owned: bool,
+    /// Attempts used up so far.
+    pub attempts: i64,
+    /// Attempts it may use.
+    pub max_attempts: i64,
+    /// Deaths of a process that had it in flight.
+    pub deaths: i64,
+}
+
+/// What an attempt's end does to its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// The answer is recorded; an attempt is used up.
+    Succeed,
+    /// An attempt is used up, the next one is due after the delay.
+    RetryAfter(Duration),
+    /// An attempt is used up and was the last one.
+    Fail(ErrorKind),
+    /// Back in its place of the queue; no attempt is used up.
+    Release,
+    /// The job is another's by now, or finished: nothing changes.
+    Ignore,
+}
+
+/// Decides what the end of an attempt does to its job; `jitter` is in `0.0..1.0`.
+///
+/// A paid answer is taken from any attempt while the job has none, however late. Everything else
+/// counts only while the attempt owns the job.
+pub fn after_attempt(job: &Job, outcome: &Outcome, jitter: f64) -> Transition {
+    if matches!(outcome, Outcome::Answered) {
+        return if job.state == JobState::Succeeded {
+            Transition::Ignore
+        } else {
+            Transition::Succeed
+        };
+    }
+    if !job.owned {
+        return Transition::Ignore;
+    }
+    let Outcome::Failed(kind) = outcome else {
+        return Transition::Release;
+    };
+    let used = job.attempts + 1;
+    if used >= retry::allowed(*kind, job.max_attempts) {
+        Transition::Fail(*kind)
+    } else {
+        Transition::RetryAfter(retry::delay(used, jitter))
+    }
+}
+
+/// Decides what the death of a process does to a job that it had in flight.
+pub fn after_death(job: &Job, on_unknown: OnUnknown) -> Transition {
+    if on_unknown == OnUnknown::Fail || job.deaths + 1 >= MAX_DEATHS {
+        Transition::Fail(ErrorKind::UnknownOutcome)
+    } else {
+        Transition::Release
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::outcome::Exhaustion;
+
+    fn running(attempts: i64) -> Job {
+        Job {
+            state: JobState::Running,
+            owned: true,
+            attempts,
+            max_attempts: 5,
+            deaths: 0,
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_owns_its_job_decides_it() {
+        let after = |attempts, outcome: &Outcome| after_attempt(&running(attempts), outcome, 1.0);
+        assert_eq!(after(0, &Outcome::Answered), Transition::Succeed);
+        let network = Outcome::Failed(ErrorKind::Network);
+        assert_eq!(
+            after(0, &network),
+            Transition::RetryAfter(Duration::from_secs(1))
+        );
+        assert_eq!(
+            after(3, &network),
+            Transition::RetryAfter(Duration::from_secs(8))
+        );
+        assert_eq!(after(4, &network), Transition::Fail(ErrorKind::Network));
+        let blocked = Outcome::Failed(ErrorKind::Blocked);
+        assert_eq!(after(0, &blocked), Transition::Fail(ErrorKind::Blocked));
+    }
+
+    #[test]
+    fn what_is_not_the_jobs_fault_costs_it_nothing() {
+        for outcome in [
+            Outcome::Exhausted(Exhaustion::Day),
+            Outcome::BadKey,
+            Outcome::LocationRefused,
+            Outcome::Cut,
+        ] {
+            assert_eq!(
+                after_attempt(&running(4), &outcome, 1.0),
+                Transition::Release
+            );
+        }
+    }
+
+    #[test]
+    fn a_late_success_is_kept_and_a_late_failure_changes_nothing() {
+        for state in JobState::ALL {
+            let late = Job {
+                state,
+                owned: false,
+                ..running(0)
+            };
+            let expected = match state {
+                JobState::Succeeded => Transition::Ignore,
+                _ => Transition::Succeed,
+            };
+            assert_eq!(after_attempt(&late, &Outcome::Answered, 0.5), expected);
+            let failure = Outcome::Failed(ErrorKind::Blocked);
+            assert_eq!(after_attempt(&late, &failure, 0.5), Transition::Ignore);
+        }
+    }
+
+    #[test]
+    fn a_job_is_called_again_after_two_deaths_and_not_after_three() {
+        let died = |deaths| Job {
+            deaths,
+            ..running(0)
+        };
+        assert_eq!(after_death(&died(0), OnUnknown::Retry), Transition::Release);
+        assert_eq!(after_death(&died(1), OnUnknown::Retry), Transition::Release);
+        let unknown = Transition::Fail(ErrorKind::UnknownOutcome);
+        assert_eq!(after_death(&died(2), OnUnknown::Retry), unknown);
+        assert_eq!(after_death(&died(0), OnUnknown::Fail), unknown);
+    }
+
+    proptest! {
+        #[test]
+        fn no_run_of_failures_uses_more_attempts_than_allowed(
+            max_attempts in 1_i64..20,
+            outcomes in proptest::collection::vec(0_usize..6, 1..200),
+        ) {
+            let menu = [
+                Outcome::Failed(ErrorKind::Network), Outcome::Failed(ErrorKind::Empty),
+                Outcome::Exhausted(Exhaustion::NoQuota), Outcome::BadKey, Outcome::Cut,
+                Outcome::Failed(ErrorKind::Overloaded),
+            ];
+            let mut job = Job { max_attempts, ..running(0) };
+            for index in outcomes {
+                match after_attempt(&job, &menu[index], 0.3) {
+                    Transition::RetryAfter(_) => job.attempts += 1,
+                    Transition::Fail(_) => { job.attempts += 1; break }
+                    Transition::Release => {}
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            prop_assert!(job.attempts <= max_attempts);
+        }
+    }
+}

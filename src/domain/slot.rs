@@ -1,0 +1,316 @@
+//! The state machine of a slot: one key together with one model, as quotas are counted.
+
+use std::time::Duration;
+
+use chrono::{Days, NaiveTime, TimeZone};
+use chrono_tz::America::Los_Angeles;
+
+use crate::domain::outcome::Exhaustion;
+use crate::domain::time::Timestamp;
+use crate::domain::view::{KeyStatus, StatusView};
+
+/// The longest rest after a 429 that names no time, unless the first is longer.
+const LONGEST_UNNAMED: Duration = Duration::from_secs(3600);
+
+/// A server that names no delay at all, or zero, still gets this rest.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// No rest of ours reaches further than this beyond the longest configured one; a later end was
+/// set under a wrong clock and is taken as over. A day with a change of daylight saving has 25 h.
+const LONGEST_DAY: Duration = Duration::from_secs(26 * 3600);
+
+/// How long 429s make a slot rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rests {
+    /// The first rest after a 429 that names no time; doubles with each further one in a row.
+    pub exhausted_wait: Duration,
+    /// The rest when counted out and no reset time is known.
+    pub fully_exhausted_wait: Duration,
+    /// Bursts of 429s in a row that count a slot out.
+    pub max_exhausted_retries: i64,
+}
+
+/// What 429s left of a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// Bursts of 429s in a row, without a success between.
+    pub streak: i64,
+    /// Bursts of 429s ever.
+    pub total: i64,
+    /// The end of the rest, if there is one.
+    pub rest_until: Option<Timestamp>,
+    /// Whether the rest is that of a slot that is used up, not of a minute.
+    pub full: bool,
+    /// Whether the project has no quota for the model: it never works by itself.
+    pub never: bool,
+    /// When the last burst was seen.
+    pub exhausted_at: Option<Timestamp>,
+    /// Why it rests, in words.
+    pub reason: Option<String>,
+}
+
+impl Slot {
+    /// Returns whether the slot may be used at `now`.
+    pub fn is_usable(&self, rests: &Rests, now: Timestamp) -> bool {
+        !self.never && self.rest_end(rests, now).is_none()
+    }
+
+    /// Returns the end of the rest that holds at `now`.
+    pub fn rest_end(&self, rests: &Rests, now: Timestamp) -> Option<Timestamp> {
+        let longest = LONGEST_DAY
+            .max(rests.fully_exhausted_wait)
+            .max(rests.exhausted_wait);
+        self.rest_until
+            .filter(|&end| end > now && end <= now.after(longest.saturating_mul(2)))
+    }
+
+    /// Returns the slot after a success of an attempt that began at `started_at`.
+    ///
+    /// An attempt from before the last burst says nothing about the quota since.
+    #[must_use]
+    pub fn after_success(self, started_at: Timestamp) -> Self {
+        if self.exhausted_at.is_some_and(|seen| started_at <= seen) {
+            return self;
+        }
+        Self {
+            total: self.total,
+            exhausted_at: self.exhausted_at,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the slot after a 429 of an attempt that began at `started_at`; `jitter` is in
+    /// `0.0..1.0`.
+    ///
+    /// Several calls in flight that hit the same wall are one event: what began before the last
+    /// burst was seen is not counted, though a longer rest that it names holds.
+    #[must_use]
+    pub fn after_exhaustion(
+        self,
+        exhaustion: &Exhaustion,
+        started_at: Timestamp,
+        rests: &Rests,
+        now: Timestamp,
+        jitter: f64,
+    ) -> Self {
+        let same_burst = self.exhausted_at.is_some_and(|seen| started_at <= seen);
+        if same_burst && (self.full || matches!(exhaustion, Exhaustion::Short { .. })) {
+            return self;
+        }
+        let counted = i64::from(!same_burst);
+        let streak = self.streak + counted;
+        let (rest, full) = rest_after(exhaustion, streak, rests, now, jitter);
+        Self {
+            streak,
+            total: self.total + counted,
+            rest_until: rest,
+            full,
+            never: matches!(exhaustion, Exhaustion::NoQuota),
+            exhausted_at: Some(now),
+            reason: Some(reason(exhaustion, streak, full)),
+        }
+    }
+
+    /// Returns what people see of the slot at `now`.
+    pub fn view(&self, rests: &Rests, now: Timestamp) -> StatusView {
+        let end = self.rest_end(rests, now);
+        let status = match (self.never, end) {
+            (true, _) => KeyStatus::FullyExhausted,
+            (false, Some(_)) if self.full => KeyStatus::FullyExhausted,
+            (false, Some(_)) => KeyStatus::TemporarilyExhausted,
+            (false, None) => KeyStatus::Available,
+        };
+        let reason = self
+            .reason
+            .clone()
+            .filter(|_| status != KeyStatus::Available);
+        StatusView {
+            status,
+            exhausted_count: self.streak,
+            total_exhausted_count: self.total,
+            available_at: end.filter(|_| !self.never),
+            reason,
+        }
+    }
+}
+
+fn rest_after(
+    exhaustion: &Exhaustion,
+    streak: i64,
+    rests: &Rests,
+    now: Timestamp,
+    jitter: f64,
+) -> (Option<Timestamp>, bool) {
+    let counted_out = streak >= rests.max_exhausted_retries;
+    match exhaustion {
+        Exhaustion::NoQuota => (None, true),
+        // Everybody's quota comes back at the same second; a spread of a minute is polite.
+        Exhaustion::Day => (
+            Some(next_pacific_midnight(now).after(spread(60_000.0, jitter))),
+            true,
+        ),
+        Exhaustion::Short { delay: Some(delay) } => {
+            let rest = (*delay).max(SHORTEST);
+            let extra = rest.mul_f64(0.1 * jitter.clamp(0.0, 1.0));
+            (Some(now.after(rest + extra)), counted_out)
+        }
+        Exhaustion::Short { delay: None } if counted_out => {
+            (Some(now.after(rests.fully_exhausted_wait)), true)
+        }
+        Exhaustion::Short { delay: None } => {
+            let doublings = u32::try_from(streak.clamp(1, 20) - 1).unwrap_or(0);
+            let longest = LONGEST_UNNAMED.max(rests.exhausted_wait);
+            (
+                Some(
+                    now.after(
+                        rests
+                            .exhausted_wait
+                            .saturating_mul(1 << doublings)
+                            .min(longest),
+                    ),
+                ),
+                false,
+            )
+        }
+    }
+}
+
+fn spread(millis: f64, jitter: f64) -> Duration {
+    Duration::from_secs(1).mul_f64(millis / 1000.0 * jitter.clamp(0.0, 1.0))
+}
+
+fn reason(exhaustion: &Exhaustion, streak: i64, full: bool) -> String {
+    match exhaustion {
+        Exhaustion::NoQuota => "the project has no quota for this model".to_owned(),
+        Exhaustion::Day => "daily quota used up; it is renewed at midnight Pacific time".to_owned(),
+        Exhaustion::Short { delay: None } if full => format!("{streak} rate limits in a row"),
+        Exhaustion::Short { .. } => "rate limit reached".to_owned(),
+    }
+}
+
+/// Returns the next midnight in America/Los_Angeles, when daily quotas are renewed
+/// (<https://ai.google.dev/gemini-api/docs/rate-limits>).
+pub fn next_pacific_midnight(now: Timestamp) -> Timestamp {
+    let here = now.to_utc().with_timezone(&Los_Angeles);
+    let midnight = here
+        .date_naive()
+        .checked_add_days(Days::new(1))
+        .and_then(|day| {
+            Los_Angeles
+                .from_local_datetime(&day.and_time(NaiveTime::MIN))
+                .earliest()
+        });
+    midnight.map_or(now.after(LONGEST_DAY), |time| {
+        Timestamp(time.timestamp_millis())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESTS: Rests = Rests {
+        exhausted_wait: Duration::from_secs(120),
+        fully_exhausted_wait: Duration::from_secs(12 * 3600),
+        max_exhausted_retries: 3,
+    };
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(text).unwrap()
+    }
+
+    fn hit(slot: Slot, exhaustion: &Exhaustion, started: i64, now: i64) -> Slot {
+        slot.after_exhaustion(exhaustion, Timestamp(started), &RESTS, Timestamp(now), 0.0)
+    }
+
+    fn short(secs: Option<u64>) -> Exhaustion {
+        Exhaustion::Short {
+            delay: secs.map(Duration::from_secs),
+        }
+    }
+
+    #[test]
+    fn unnamed_rests_double_until_the_slot_is_counted_out() {
+        let mut slot = Slot::default();
+        let mut rests = Vec::new();
+        for now in [1_000, 200_000, 600_000, 60_000_000] {
+            slot = hit(slot, &short(None), now - 1, now);
+            let view = slot.view(&RESTS, Timestamp(now));
+            rests.push((
+                view.status.as_str(),
+                (view.available_at.unwrap().0 - now) / 1000,
+            ));
+        }
+        let (short, full) = ("temporarily_exhausted", "fully_exhausted");
+        assert_eq!(
+            rests,
+            [(short, 120), (short, 240), (full, 43_200), (full, 43_200)]
+        );
+    }
+
+    #[test]
+    fn a_named_delay_is_kept_also_when_counted_out() {
+        let mut slot = Slot::default();
+        for now in [1_000, 100_000, 200_000] {
+            slot = hit(slot, &short(Some(30)), now - 1, now);
+        }
+        let view = slot.view(&RESTS, Timestamp(200_000));
+        assert_eq!(view.status, KeyStatus::FullyExhausted);
+        assert_eq!(view.available_at, Some(Timestamp(230_000)));
+    }
+
+    #[test]
+    fn one_burst_counts_once() {
+        let mut slot = hit(Slot::default(), &short(Some(30)), 900, 1_000);
+        for started in [800, 950, 1_000] {
+            slot = hit(slot, &short(Some(30)), started, 1_100);
+        }
+        assert_eq!((slot.streak, slot.total), (1, 1));
+        assert_eq!(slot.rest_until, Some(Timestamp(31_000)));
+        let day = hit(slot, &Exhaustion::Day, 950, 1_200);
+        assert!(day.full, "a daily quota seen within the burst rules");
+        assert_eq!((day.streak, day.total), (1, 1));
+    }
+
+    #[test]
+    fn a_success_clears_the_streak_unless_it_began_before() {
+        let slot = hit(Slot::default(), &short(None), 900, 1_000);
+        assert_eq!(slot.clone().after_success(Timestamp(950)), slot);
+        let healed = slot.after_success(Timestamp(130_000));
+        assert_eq!(
+            (healed.streak, healed.total, healed.rest_until),
+            (0, 1, None)
+        );
+    }
+
+    #[test]
+    fn no_quota_is_for_ever() {
+        let slot = hit(Slot::default(), &Exhaustion::NoQuota, 1, 2);
+        assert!(!slot.is_usable(&RESTS, Timestamp(i64::MAX / 2)));
+        assert_eq!(slot.view(&RESTS, Timestamp(2)).available_at, None);
+    }
+
+    #[test]
+    fn a_rest_set_under_a_wrong_clock_is_over() {
+        let slot = hit(
+            Slot::default(),
+            &short(None),
+            9_999_999_999_999,
+            10_000_000_000_000,
+        );
+        assert!(slot.is_usable(&RESTS, Timestamp(1_000)));
+    }
+
+    #[test]
+    fn the_day_ends_at_midnight_pacific_in_winter_summer_and_between() {
+        for (now, midnight) in [
+            ("2026-11-24T08:30:00Z", "2026-11-25T08:00:00Z"),
+            ("2026-07-01T06:59:59Z", "2026-07-01T07:00:00Z"),
+            ("2026-03-08T09:00:00Z", "2026-03-09T07:00:00Z"),
+            ("2026-11-01T08:00:00Z", "2026-11-02T08:00:00Z"),
+            ("2028-02-29T08:00:00Z", "2028-03-01T08:00:00Z"),
+        ] {
+            assert_eq!(next_pacific_midnight(at(now)), at(midnight), "{now}");
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Which jobs start now: reads what is due and what may be used, lets the plan decide, writes it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::plan::{self, Bounds, Candidate, Grant, OpenSlot};
+use crate::domain::slot::Slot;
+use crate::domain::time::{Moment, Timestamp};
+use crate::domain::view::{Counts, Waiting};
+use crate::store::keys::{self, KeyRow};
+use crate::store::turn::{Claimed, Policy, TurnReport, UsedUp, WorkerId};
+use crate::store::{StoreError, bulk, settle};
+
+/// Claims up to `capacity` jobs, and tells in `report` what it saw.
+pub(super) async fn claim(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    moment: Moment,
+    capacity: usize,
+    own_keys: &[i64],
+    policy: &Policy,
+    report: &mut TurnReport,
+) -> Result<(), StoreError> {
+    let now = moment.now;
+    let (counts, used, next_call_at) = scope(connection, policy.batch).await?;
+    report.counts = counts;
+    let all = keys::all(connection).await?;
+    let own: Vec<KeyRow> = all
+        .into_iter()
+        .filter(|key| own_keys.contains(&key.id))
+        .collect();
+    report.keys_alive = own.iter().filter(|key| key.is_alive()).count();
+    let left = budget_left(policy, &used, counts.running);
+    report.budget_reached = left == 0;
+    if counts.pending == 0 {
+        return Ok(());
+    }
+    let mut calls = capacity.min(left);
+    let mut wake = Wake::default();
+    if !policy.api_call_interval.is_zero() && calls > 0 {
+        // A time further off than the interval was set under a wrong clock.
+        let due = Timestamp(next_call_at);
+        let waits = due > now && due <= now.after(policy.api_call_interval);
+        calls = usize::from(!waits);
+        if waits {
+            wake.at(due);
+        }
+    }
+    let open = open_slots(connection, &own, policy, now, capacity, &mut wake).await?;
+    let candidates = candidates(connection, policy.batch, now, calls, &open, &mut wake).await?;
+    report.waiting = wake.waiting(&candidates, &open);
+    report.wake_at = wake.earliest;
+    let bounds = Bounds {
+        calls,
+        one_call_a_key: !policy.key_cooldown.is_zero(),
+    };
+    let grants = plan::plan(candidates, &open.slots, bounds);
+    report.claimed = write(connection, worker, moment, &grants, policy).await?;
+    let started = i64::try_from(report.claimed.len()).unwrap_or(i64::MAX);
+    if policy.batch.is_some() || started > 0 {
+        report.counts.pending -= started;
+        report.counts.running += started;
+    }
+    Ok(())
+}
+
+/// Returns how many calls the budget still allows; calls in flight count as made.
+fn budget_left(policy: &Policy, used: &UsedUp, running: i64) -> usize {
+    let budget = &policy.budget;
+    let spent = budget.tokens.is_some_and(|limit| used.tokens >= limit)
+        || budget.cost.is_some_and(|limit| used.cost >= limit);
+    if spent {
+        return 0;
+    }
+    let Some(limit) = budget.calls else {
+        return usize::MAX;
+    };
+    usize::try_from((limit - used.calls - running).max(0)).unwrap_or(usize::MAX)
+}
+
+/// Reads counts and budget of the scope, and when the next call may start.
+async fn scope(
+    connection: &mut SqliteConnection,
+    batch: Option<i64>,
+) -> Result<(Counts, UsedUp, i64), StoreError> {
+    let row: (i64, i64, i64, i64, i64, i64, i64, i64, i64) = sqlx::query_as(
+        "SELECT coalesce(sum(pending), 0), coalesce(sum(running), 0), coalesce(sum(succeeded), 0),
+                coalesce(sum(failed), 0), coalesce(sum(cancelled), 0),
+                CASE WHEN ?1 IS NULL THEN m.calls ELSE max(b.calls) END,
+                CASE WHEN ?1 IS NULL THEN m.tokens ELSE max(b.tokens) END,
+                CASE WHEN ?1 IS NULL THEN m.cost ELSE max(b.cost) END,
+                m.next_call_at
+           FROM meta AS m LEFT JOIN batches AS b ON ?1 IS NULL OR b.id = ?1",
+    )
+    .bind(batch)
+    .fetch_one(connection)
+    .await?;
+    let counts = Counts {
+        pending: row.0,
+        running: row.1,
+        succeeded: row.2,
+        failed: row.3,
+        cancelled: row.4,
+    };
+    Ok((
+        counts,
+        UsedUp {
+            calls: row.5,
+            tokens: row.6,
+            cost: row.7,
+        },
+        row.8,
+    ))
+}
+
+/// The earliest time at which more can start, and why it is not now.
+#[derive(Default)]
+struct Wake {
+    earliest: Option<Timestamp>,
+    /// The end of the first rest of a slot or key.
+    rest: Option<Timestamp>,
+}
+
+impl Wake {
+    fn at(&mut self, time: Timestamp) {
+        self.earliest = Some(self.earliest.map_or(time, |earliest| earliest.min(time)));
+    }
+
+    fn rest(&mut self, time: Timestamp) {
+        self.rest = Some(self.rest.map_or(time, |earliest| earliest.min(time)));
+        self.at(time);
+    }
+
+    fn waiting(&self, candidates: &[Candidate], open: &Open) -> Option<Waiting> {
+        let starved = candidates.is_empty() && open.slots.is_empty() && open.cooling == 0;
+        (starved && open.resting > 0).then(|| Waiting {
+            reason: match open.resting {
+                1 => "the key rests".to_owned(),
+                number => format!("all {number} keys rest"),
+            },
+            until: self.rest,
+        })
+    }
+}
+
+/// What may be used now.
+struct Open {
+    slots: Vec<OpenSlot>,
+    /// Keys that are alive and have no open slot.
+    resting: usize,
+    /// Keys that rest after a use.
+    cooling: usize,
+    /// Models with pending jobs: those with an open slot are asked for candidates.
+    models: Vec<i64>,
+}
+
+async fn open_slots(
+    connection: &mut SqliteConnection,
+    own: &[KeyRow],
+    policy: &Policy,
+    now: Timestamp,
+    capacity: usize,
+    wake: &mut Wake,
+) -> Result<Open, StoreError> {
+    let models = demanded(connection, policy.batch).await?;
+    let slots = keys::slots(connection).await?;
+    let busy = in_flight(connection).await?;
+    let fresh = Slot::default();
+    let mut open = Open {
+        slots: Vec::new(),
+        resting: 0,
+        cooling: 0,
+        models: models.clone(),
+    };
+    for key in own.iter().filter(|key| key.is_alive()) {
+        let mut usable = false;
+        let one_at_a_time = !policy.key_cooldown.is_zero();
+        let key_busy = one_at_a_time && busy.keys().any(|(id, _)| *id == key.id);
+        if let Some(end) = key.cooldown_end(policy.key_cooldown, now) {
+            wake.at(end);
+            open.cooling += 1;
+            continue;
+        }
+        for &model in &models {
+            let slot = slots.get(&(key.id, model)).unwrap_or(&fresh);
+            if !slot.is_usable(&policy.rests, now) {
+                if let Some(end) = slot.rest_end(&policy.rests, now) {
+                    wake.rest(end);
+                }
+                continue;
+            }
+            usable = true;
+            let in_flight = busy.get(&(key.id, model)).copied().unwrap_or(0);
+            // After a 429, one call tries the slot before more follow it.
+            let most = if slot.streak > 0 { 1 } else { usize::MAX };
+            let room = if key_busy {
+                0
+            } else {
+                most.saturating_sub(in_flight).min(capacity)
+            };
+            open.slots.push(OpenSlot {
+                key: key.id,
+                model,
+                room,
+                in_flight,
+            });
+        }
+        open.resting += usize::from(!usable);
+    }
+    Ok(open)
+}
+
+/// Returns the models that have pending jobs in scope.
+async fn demanded(
+    connection: &mut SqliteConnection,
+    batch: Option<i64>,
+) -> Result<Vec<i64>, StoreError> {
+    let query = if batch.is_some() {
+        "SELECT id FROM models AS m WHERE EXISTS
+            (SELECT 1 FROM jobs INDEXED BY jobs_due_in_batch
+              WHERE state = 'pending' AND batch_id = ?1 AND model_id = m.id)"
+    } else {
+        "SELECT id FROM models AS m WHERE EXISTS
+            (SELECT 1 FROM jobs INDEXED BY jobs_due WHERE state = 'pending' AND model_id = m.id)
+            AND ?1 IS NULL"
+    };
+    Ok(sqlx::query_scalar(query)
+        .bind(batch)
+        .fetch_all(connection)
+        .await?)
+}
+
+async fn in_flight(
+    connection: &mut SqliteConnection,
+) -> Result<HashMap<(i64, i64), usize>, StoreError> {
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
+        "SELECT key_id, model_id, count(*) FROM jobs INDEXED BY jobs_running
+          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(key, model, count)| ((key, model), usize::try_from(count).unwrap_or(0)))
+        .collect())
+}
+
+/// Reads due jobs of models with an open slot, best first, and notes when the next come due.
+async fn candidates(
+    connection: &mut SqliteConnection,
+    batch: Option<i64>,
+    now: Timestamp,
+    calls: usize,
+    open: &Open,
+    wake: &mut Wake,
+) -> Result<Vec<Candidate>, StoreError> {
+    let mut candidates = Vec::new();
+    for &model in &open.models {
+        let room: usize = open
+            .slots
+            .iter()
+            .filter(|slot| slot.model == model)
+            .map(|slot| slot.room)
+            .sum();
+        let wanted = calls.min(room);
+        let mut taken = 0;
+        let mut below = i64::MAX;
+        while let Some(priority) = next_priority(connection, batch, model, below).await? {
+            if taken < wanted {
+                let limit = i64::try_from(wanted - taken).unwrap_or(i64::MAX);
+                for (job, due_at) in due(connection, batch, (model, priority), now, limit).await? {
+                    let due_at = Timestamp(due_at);
+                    candidates.push(Candidate {
+                        job,
+                        model,
+                        priority,
+                        due_at,
+                    });
+                    taken += 1;
+                }
+            }
+            if let Some(next) = next_due(connection, batch, (model, priority), now).await? {
+                wake.at(Timestamp(next));
+            }
+            below = priority;
+        }
+    }
+    Ok(candidates)
+}
+
+async fn next_priority(
+    connection: &mut SqliteConnection,
+    batch: Option<i64>,
+    model: i64,
+    below: i64,
+) -> Result<Option<i64>, StoreError> {
+    let query = if batch.is_some() {
+        "SELECT priority FROM jobs INDEXED BY jobs_due_in_batch
+          WHERE state = 'pending' AND batch_id = ?1 AND model_id = ?2 AND priority < ?3
+          ORDER BY priority DESC LIMIT 1"
+    } else {
+        "SELECT priority FROM jobs INDEXED BY jobs_due
+          WHERE state = 'pending' AND model_id = ?2 AND priority < ?3 AND ?1 IS NULL
+          ORDER BY priority DESC LIMIT 1"
+    };
+    let row = sqlx::query_scalar(query)
+        .bind(batch)
+        .bind(model)
+        .bind(below);
+    Ok(row.fetch_optional(connection).await?)
+}
+
+async fn due(
+    connection: &mut SqliteConnection,
+    batch: Option<i64>,
+    (model, priority): (i64, i64),
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<(i64, i64)>, StoreError> {
+    let query = if batch.is_some() {
+        "SELECT id, due_at FROM jobs INDEXED BY jobs_due_in_batch
+          WHERE state = 'pending' AND batch_id = ?1 AND model_id = ?2 AND priority = ?3
+            AND due_at <= ?4
+          ORDER BY due_at, id LIMIT ?5"
+    } else {
+        "SELECT id, due_at FROM jobs INDEXED BY jobs_due
+          WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
+            AND due_at <= ?4
+          ORDER BY due_at, id LIMIT ?5"
+    };
+    let rows = sqlx::query_as(query)
+        .bind(batch)
+        .bind(model)
+        .bind(priority)
+        .bind(now.0)
+        .bind(limit);
+    Ok(rows.fetch_all(connection).await?)
+}
+
+async fn next_due(
+    connection: &mut SqliteConnection,
+    batch: Option<i64>,
+    (model, priority): (i64, i64),
+    now: Timestamp,
+) -> Result<Option<i64>, StoreError> {
+    let query = if batch.is_some() {
+        "SELECT due_at FROM jobs INDEXED BY jobs_due_in_batch
+          WHERE state = 'pending' AND batch_id = ?1 AND model_id = ?2 AND priority = ?3
+            AND due_at > ?4
+          ORDER BY due_at LIMIT 1"
+    } else {
+        "SELECT due_at FROM jobs INDEXED BY jobs_due
+          WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
+            AND due_at > ?4
+          ORDER BY due_at LIMIT 1"
+    };
+    let row = sqlx::query_scalar(query)
+        .bind(batch)
+        .bind(model)
+        .bind(priority)
+        .bind(now.0);
+    Ok(row.fetch_optional(connection).await?)
+}
+
+async fn write(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    moment: Moment,
+    grants: &[Grant],
+    policy: &Policy,
+) -> Result<Vec<Claimed>, StoreError> {
+    if grants.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(i64, i64)> = grants.iter().map(|grant| (grant.job, grant.key)).collect();
+    let rows = bulk::json(&rows)?;
+    let lease = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
+    sqlx::query(
+        "UPDATE jobs
+            SET state = 'running', claim = claim + 1, worker_id = ?2, lease_until = ?3,
+                started_at = ?4, key_id = e.key_id
+           FROM (SELECT value ->> 0 AS id, value ->> 1 AS key_id FROM json_each(?1)) AS e
+          WHERE jobs.id = e.id",
+    )
+    .bind(&rows)
+    .bind(worker.0)
+    .bind(moment.boot.saturating_add(lease))
+    .bind(moment.now.0)
+    .execute(&mut *connection)
+    .await?;
+    let claimed: Vec<(i64, i64, i64, i64, i64, String, String, String)> = sqlx::query_as(
+        "SELECT j.id, j.claim, j.key_id, j.model_id, j.batch_id, m.name, j.task_id, i.request
+           FROM json_each(?1) AS e
+           CROSS JOIN jobs AS j ON j.id = e.value ->> 0
+           CROSS JOIN models AS m ON m.id = j.model_id
+           CROSS JOIN inputs AS i ON i.job_id = j.id",
+    )
+    .bind(&rows)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut batches: BTreeMap<i64, i64> = BTreeMap::new();
+    for row in &claimed {
+        *batches.entry(row.4).or_default() += 1;
+    }
+    for (batch, number) in batches {
+        let moved = Counts {
+            pending: -number,
+            running: number,
+            ..Counts::default()
+        };
+        settle::move_counters(connection, batch, &moved).await?;
+    }
+    if !policy.api_call_interval.is_zero() {
+        sqlx::query("UPDATE meta SET next_call_at = ?1")
+            .bind(moment.now.after(policy.api_call_interval).0)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(claimed
+        .into_iter()
+        .map(
+            |(job, claim, key, model, _, model_name, task_id, request)| Claimed {
+                job,
+                claim,
+                key,
+                model,
+                model_name,
+                task_id,
+                request,
+            },
+        )
+        .collect())
+}

@@ -1,0 +1,294 @@
+//! Opening the database: file mode, first start, pragmas, version, identity.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Row};
+
+use crate::store::error::{StoreError, is_not_a_database};
+
+/// `gqdb` in ASCII; tells our files from other SQLite databases.
+const APPLICATION_ID: i64 = 1_734_435_180;
+
+/// The schema that the newest migration leaves.
+const SCHEMA_VERSION: i64 = 1;
+
+/// SQLite itself waits this long for another process's lock; the writer asks again after it.
+pub(crate) const BUSY_SLICE: Duration = Duration::from_secs(5);
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// What a command does with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Makes and migrates it where needed.
+    Write,
+    /// Needs it as it is.
+    Read,
+}
+
+/// Which file a path named when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    /// Reads it by `stat`: opening and closing the file would drop SQLite's own locks.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let data = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: data.dev(),
+            inode: data.ino(),
+        })
+    }
+}
+
+enum Version {
+    None,
+    Current,
+    Older,
+}
+
+/// Makes sure that a database of this version stands at `path`.
+pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreError> {
+    let exists = path.try_exists().map_err(StoreError::io("look at", path))?;
+    if access == Access::Read {
+        if !exists {
+            return Err(StoreError::Missing(path.to_owned()));
+        }
+        return match version(path).await? {
+            Version::Current => Ok(()),
+            Version::Older => Err(StoreError::Older(path.to_owned())),
+            Version::None => Err(StoreError::NotOurs(path.to_owned())),
+        };
+    }
+    if exists && matches!(version(path).await?, Version::Current) {
+        return Ok(());
+    }
+    // Switching a new file to the write-ahead log ignores the busy timeout: one process at a time.
+    let _first = first_open_lock(path).await?;
+    create(path)?;
+    if matches!(version(path).await?, Version::Current) {
+        return Ok(());
+    }
+    migrate(path).await
+}
+
+/// Returns the folder beside the database that holds lock files.
+pub(crate) fn lock_folder(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-locks");
+    PathBuf::from(name)
+}
+
+async fn first_open_lock(path: &Path) -> Result<File, StoreError> {
+    let folder = lock_folder(path);
+    std::fs::create_dir_all(&folder).map_err(StoreError::io("create the folder", &folder))?;
+    let file = folder.join("open");
+    let lock = private_file(&file).map_err(StoreError::io("create", &file))?;
+    tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+        .await
+        .map_err(|_| StoreError::Closed)?
+        .map_err(StoreError::io("lock", &file))
+}
+
+fn create(path: &Path) -> Result<(), StoreError> {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(StoreError::io("create the database", path)(error)),
+    }
+}
+
+/// Opens `path`, made with mode 0600 where it is missing.
+pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+async fn version(path: &Path) -> Result<Version, StoreError> {
+    if std::fs::metadata(path)
+        .map_err(StoreError::io("look at", path))?
+        .len()
+        == 0
+    {
+        return Ok(Version::None);
+    }
+    let mut connection = read_options(path).connect().await?;
+    let found = read_version(&mut connection, path).await;
+    connection.close().await?;
+    found
+}
+
+async fn read_version(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<Version, StoreError> {
+    let row = sqlx::query(
+        "SELECT (SELECT user_version FROM pragma_user_version),
+                (SELECT application_id FROM pragma_application_id),
+                (SELECT count(*) FROM sqlite_schema),
+                (SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations')",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(|error| {
+        if is_not_a_database(&error) {
+            StoreError::NotOurs(path.to_owned())
+        } else {
+            error.into()
+        }
+    })?;
+    let (version, application, tables, migrations): (i64, i64, i64, i64) = (
+        row.try_get(0)?,
+        row.try_get(1)?,
+        row.try_get(2)?,
+        row.try_get(3)?,
+    );
+    if tables == 0 && version == 0 {
+        return Ok(Version::None);
+    }
+    // A first start that died may have left the table of migrations and nothing else.
+    if application != APPLICATION_ID {
+        let unfinished = application == 0 && tables == migrations;
+        return if unfinished {
+            Ok(Version::None)
+        } else {
+            Err(StoreError::NotOurs(path.into()))
+        };
+    }
+    let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
+        .fetch_one(&mut *connection)
+        .await?;
+    let known = MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
+    if version > SCHEMA_VERSION || newest > known {
+        return Err(StoreError::Newer(path.to_owned()));
+    }
+    Ok(if version == SCHEMA_VERSION {
+        Version::Current
+    } else {
+        Version::Older
+    })
+}
+
+async fn migrate(path: &Path) -> Result<(), StoreError> {
+    let mut connection = base_options(path).connect().await?;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode = WAL")
+        .fetch_one(&mut connection)
+        .await?;
+    if mode != "wal" {
+        return Err(StoreError::Pragma("journal_mode = WAL"));
+    }
+    MIGRATIONS.run(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+fn base_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .busy_timeout(BUSY_SLICE)
+        // Reported means on disk, also at power loss.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        // A database from elsewhere must not run functions through its schema.
+        .pragma("trusted_schema", "OFF")
+        // Finds a damaged page before it is believed.
+        .pragma("cell_size_check", "ON")
+        .disable_statement_logging()
+}
+
+/// Returns how a reading connection opens the database.
+pub(crate) fn read_options(path: &Path) -> SqliteConnectOptions {
+    base_options(path).read_only(true)
+}
+
+/// Opens a connection that writes, and reads back that every pragma took.
+pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let mut connection = base_options(path).connect().await?;
+    let library: String = sqlx::query_scalar("SELECT sqlite_version()")
+        .fetch_one(&mut connection)
+        .await?;
+    if !is_safe_library(&library) {
+        return Err(StoreError::Library(library));
+    }
+    for (pragma, wanted) in [
+        ("journal_mode", "wal"),
+        ("synchronous", "2"),
+        ("foreign_keys", "1"),
+        ("busy_timeout", "5000"),
+        ("trusted_schema", "0"),
+        ("cell_size_check", "1"),
+    ] {
+        let query = format!(
+            "SELECT CAST(p.\"{}\" AS TEXT) FROM pragma_{pragma} AS p",
+            column(pragma)
+        );
+        let found: String = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+            .fetch_one(&mut connection)
+            .await?;
+        if found != wanted {
+            return Err(StoreError::Pragma(pragma));
+        }
+    }
+    Ok(connection)
+}
+
+/// The table-valued form of a pragma names its column after the pragma, but for this one.
+fn column(pragma: &str) -> &str {
+    if pragma == "busy_timeout" {
+        "timeout"
+    } else {
+        pragma
+    }
+}
+
+/// Earlier ones, and 3.52.0, can lose committed pages in a write-ahead log that several
+/// connections share (<https://sqlite.org/wal.html>).
+fn is_safe_library(version: &str) -> bool {
+    let parts: Vec<u32> = version
+        .split('.')
+        .filter_map(|part| part.parse().ok())
+        .collect();
+    parts.as_slice() >= [3, 51, 3].as_slice() && parts != [3, 52, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_that_lose_pages_are_refused() {
+        for (version, safe) in [
+            ("3.51.3", true),
+            ("3.51.2", false),
+            ("3.52.0", false),
+            ("3.52.1", true),
+            ("3.54.1", true),
+            ("3.45.0", false),
+            ("4.0.0", true),
+        ] {
+            assert_eq!(is_safe_library(version), safe, "{version}");
+        }
+    }
+}

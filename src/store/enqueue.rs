@@ -1,0 +1,392 @@
+//! Adding jobs.
+
+use std::collections::HashMap;
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::input::NewJob;
+use crate::domain::time::Timestamp;
+use crate::domain::view::{Counts, JobState};
+use crate::store::error::StoreError;
+use crate::store::{Store, bulk, settle};
+
+/// What to do with a job that exists with other content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Refuse the whole call.
+    Refuse,
+    /// Leave the old one.
+    Skip,
+    /// Drop the old one's result and start anew; one that runs is left alone.
+    Replace,
+}
+
+/// How jobs are added.
+#[derive(Debug, Clone)]
+pub struct EnqueueOptions {
+    /// The batch's name.
+    pub batch: String,
+    /// What to do with a job that exists with other content.
+    pub on_conflict: OnConflict,
+    /// The time that the jobs get.
+    pub now: Timestamp,
+}
+
+/// What an enqueue came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Jobs that are new.
+    pub enqueued: u64,
+    /// Jobs that were there.
+    pub skipped: u64,
+    /// Jobs that start anew with other content.
+    pub replaced: u64,
+    /// Names of jobs that would have been replaced, but run.
+    pub running: Vec<String>,
+}
+
+impl Added {
+    /// Adds the numbers of `other`.
+    pub fn merge(&mut self, other: Self) {
+        self.enqueued += other.enqueued;
+        self.skipped += other.skipped;
+        self.replaced += other.replaced;
+        self.running.extend(other.running);
+    }
+}
+
+/// Rows of one bulk statement.
+const CHUNK_ROWS: usize = 4096;
+
+/// A job that is there already.
+struct Existing {
+    id: i64,
+    state: JobState,
+    digest: String,
+}
+
+impl Store {
+    /// Adds `jobs` in one transaction, all or none.
+    ///
+    /// The iterator runs inside the writing task, so that parsing and storing can overlap; an
+    /// error from it rolls everything back.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where a job exists with other content and is to be refused.
+    pub async fn enqueue<I, E>(&self, jobs: I, options: EnqueueOptions) -> Result<Added, E>
+    where
+        I: Iterator<Item = Result<NewJob, E>> + Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (give, mut taken) = tokio::sync::oneshot::channel();
+        let done = self
+            .writer
+            .write(move |connection| {
+                Box::pin(async move {
+                    match add_all(connection, jobs, &options).await {
+                        Ok(added) => Ok(added),
+                        Err(error) => {
+                            drop(give.send(error));
+                            Err(StoreError::Closed)
+                        }
+                    }
+                })
+            })
+            .await;
+        match (done, taken.try_recv()) {
+            (Ok(added), _) => Ok(added),
+            (Err(_), Ok(error)) => Err(error),
+            (Err(error), Err(_)) => Err(error.into()),
+        }
+    }
+}
+
+async fn add_all<I, E>(
+    connection: &mut SqliteConnection,
+    mut jobs: I,
+    options: &EnqueueOptions,
+) -> Result<Added, E>
+where
+    I: Iterator<Item = Result<NewJob, E>>,
+    E: From<StoreError>,
+{
+    let mut adding = Adding::begin(connection, options).await?;
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_ROWS);
+        let mut bytes = 0;
+        while chunk.len() < CHUNK_ROWS && bytes < (8 << 20) {
+            let Some(job) = jobs.next() else { break };
+            let job = job?;
+            bytes += job.request.len();
+            chunk.push(job);
+        }
+        if chunk.is_empty() {
+            return Ok(adding.finish(connection).await?);
+        }
+        adding.chunk(connection, chunk).await?;
+    }
+}
+
+/// One enqueue in progress.
+struct Adding<'a> {
+    options: &'a EnqueueOptions,
+    batch: i64,
+    batch_is_new: bool,
+    next_id: i64,
+    models: HashMap<String, i64>,
+    moved: Counts,
+    added: Added,
+}
+
+impl<'a> Adding<'a> {
+    async fn begin(
+        connection: &mut SqliteConnection,
+        options: &'a EnqueueOptions,
+    ) -> Result<Self, StoreError> {
+        sqlx::query(
+            "INSERT INTO batches (name, created_at) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(&options.batch)
+        .bind(options.now.0)
+        .execute(&mut *connection)
+        .await?;
+        let (batch, jobs): (i64, i64) = sqlx::query_as(
+            "SELECT id, pending + running + succeeded + failed + cancelled
+               FROM batches WHERE name = ?1",
+        )
+        .bind(&options.batch)
+        .fetch_one(&mut *connection)
+        .await?;
+        let last_id: Option<i64> =
+            sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
+                .fetch_optional(&mut *connection)
+                .await?;
+        Ok(Self {
+            options,
+            batch,
+            batch_is_new: jobs == 0,
+            next_id: last_id.unwrap_or(0) + 1,
+            models: HashMap::new(),
+            moved: Counts::default(),
+            added: Added::default(),
+        })
+    }
+
+    async fn chunk(
+        &mut self,
+        connection: &mut SqliteConnection,
+        jobs: Vec<NewJob>,
+    ) -> Result<(), StoreError> {
+        let mut known = if self.batch_is_new && self.added == Added::default() {
+            HashMap::new()
+        } else {
+            existing(connection, self.batch, &jobs).await?
+        };
+        let mut fresh: Vec<(i64, NewJob)> = Vec::with_capacity(jobs.len());
+        let mut replaced: Vec<(i64, NewJob)> = Vec::new();
+        for job in jobs {
+            let digest = hex(&job.digest);
+            match known.get(&job.task_id) {
+                None => {
+                    let id = self.next_id + i64::try_from(fresh.len()).unwrap_or(i64::MAX);
+                    let state = JobState::Pending;
+                    known.insert(job.task_id.clone(), Existing { id, state, digest });
+                    fresh.push((id, job));
+                }
+                Some(old) if old.digest == digest => self.added.skipped += 1,
+                Some(old) => self.differing(old.id, old.state, job, &mut replaced)?,
+            }
+        }
+        self.insert(connection, &fresh).await?;
+        self.replace(connection, &replaced).await
+    }
+
+    /// Decides what becomes of `job`, whose name exists with other content.
+    fn differing(
+        &mut self,
+        id: i64,
+        state: JobState,
+        job: NewJob,
+        replaced: &mut Vec<(i64, NewJob)>,
+    ) -> Result<(), StoreError> {
+        match self.options.on_conflict {
+            OnConflict::Refuse => {
+                let batch = self.options.batch.clone();
+                return Err(StoreError::Conflict {
+                    task_id: job.task_id,
+                    line: job.line,
+                    batch,
+                });
+            }
+            OnConflict::Replace if state != JobState::Running => {
+                self.moved.add(state, -1);
+                self.moved.add(JobState::Pending, 1);
+                self.added.replaced += 1;
+                replaced.push((id, job));
+            }
+            OnConflict::Replace => {
+                self.added.running.push(job.task_id);
+                self.added.skipped += 1;
+            }
+            OnConflict::Skip => self.added.skipped += 1,
+        }
+        Ok(())
+    }
+
+    async fn insert(
+        &mut self,
+        connection: &mut SqliteConnection,
+        fresh: &[(i64, NewJob)],
+    ) -> Result<(), StoreError> {
+        let added = i64::try_from(fresh.len()).unwrap_or(i64::MAX);
+        let mut hot = Vec::with_capacity(fresh.len());
+        for (id, job) in fresh {
+            let model = self.model(connection, &job.model).await?;
+            let due = job.not_before.unwrap_or(self.options.now).0;
+            hot.push((
+                id,
+                &job.task_id,
+                job.line,
+                model,
+                job.priority,
+                due,
+                job.max_attempts,
+            ));
+        }
+        for rows in bulk::arrays(&hot)? {
+            sqlx::query(
+                "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at,
+                                   max_attempts, created_at)
+                 SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+                        value ->> 5, value ->> 6, ?3
+                   FROM json_each(?1)",
+            )
+            .bind(rows)
+            .bind(self.batch)
+            .bind(self.options.now.0)
+            .execute(&mut *connection)
+            .await?;
+        }
+        write_inputs(connection, fresh).await?;
+        self.next_id += added;
+        self.moved.pending += added;
+        self.added.enqueued += u64::try_from(added).unwrap_or(0);
+        Ok(())
+    }
+
+    async fn replace(
+        &mut self,
+        connection: &mut SqliteConnection,
+        replaced: &[(i64, NewJob)],
+    ) -> Result<(), StoreError> {
+        for (id, job) in replaced {
+            let model = self.model(connection, &job.model).await?;
+            for statement in [
+                "DELETE FROM answers WHERE job_id = ?1",
+                "DELETE FROM attempts WHERE job_id = ?1",
+            ] {
+                sqlx::query(statement)
+                    .bind(id)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+            // The claim moves on, so that no attempt at the old content can count.
+            sqlx::query(
+                "UPDATE jobs SET state = 'pending', line = ?2, model_id = ?3, priority = ?4,
+                        due_at = ?5, max_attempts = ?6, attempts = 0, deaths = 0, told_by = NULL,
+                        claim = claim + 1, key_id = NULL, started_at = NULL, finished_at = NULL,
+                        created_at = ?7
+                  WHERE id = ?1",
+            )
+            .bind(id)
+            .bind(i64::try_from(job.line).unwrap_or(i64::MAX))
+            .bind(model)
+            .bind(job.priority)
+            .bind(job.not_before.unwrap_or(self.options.now).0)
+            .bind(job.max_attempts)
+            .bind(self.options.now.0)
+            .execute(&mut *connection)
+            .await?;
+        }
+        write_inputs(connection, replaced).await
+    }
+
+    async fn finish(self, connection: &mut SqliteConnection) -> Result<Added, StoreError> {
+        settle::move_counters(connection, self.batch, &self.moved).await?;
+        Ok(self.added)
+    }
+
+    async fn model(
+        &mut self,
+        connection: &mut SqliteConnection,
+        name: &str,
+    ) -> Result<i64, StoreError> {
+        if let Some(id) = self.models.get(name) {
+            return Ok(*id);
+        }
+        sqlx::query("INSERT INTO models (name) VALUES (?1) ON CONFLICT (name) DO NOTHING")
+            .bind(name)
+            .execute(&mut *connection)
+            .await?;
+        let id: i64 = sqlx::query_scalar("SELECT id FROM models WHERE name = ?1")
+            .bind(name)
+            .fetch_one(&mut *connection)
+            .await?;
+        self.models.insert(name.to_owned(), id);
+        Ok(id)
+    }
+}
+
+async fn write_inputs(
+    connection: &mut SqliteConnection,
+    jobs: &[(i64, NewJob)],
+) -> Result<(), StoreError> {
+    let cold: Vec<_> = jobs
+        .iter()
+        .map(|(id, job)| (id, hex(&job.digest), &job.metadata, &job.request))
+        .collect();
+    for rows in bulk::arrays(&cold)? {
+        sqlx::query(
+            "INSERT OR REPLACE INTO inputs (job_id, digest, metadata, request)
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1)",
+        )
+        .bind(rows)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn existing(
+    connection: &mut SqliteConnection,
+    batch: i64,
+    jobs: &[NewJob],
+) -> Result<HashMap<String, Existing>, StoreError> {
+    let names: Vec<&str> = jobs.iter().map(|job| job.task_id.as_str()).collect();
+    let rows: Vec<(String, i64, String, String)> = sqlx::query_as(
+        "SELECT j.task_id, j.id, j.state, i.digest
+           FROM json_each(?1) AS e
+           CROSS JOIN jobs AS j ON j.batch_id = ?2 AND j.task_id = e.value
+           CROSS JOIN inputs AS i ON i.job_id = j.id",
+    )
+    .bind(bulk::json(&names)?)
+    .bind(batch)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(task_id, id, state, digest)| {
+            let state = state.parse().map_err(StoreError::Value)?;
+            Ok((task_id, Existing { id, state, digest }))
+        })
+        .collect()
+}
+
+fn hex(digest: &[u8]) -> String {
+    use std::fmt::Write;
+    digest
+        .iter()
+        .fold(String::with_capacity(32), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

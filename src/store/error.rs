@@ -1,0 +1,131 @@
+//! What can go wrong with the database, by what a caller can do about it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteError;
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no database, and the command does not make one.
+    #[error("there is no database `{}`", .0.display())]
+    Missing(PathBuf),
+    /// A later gq wrote it.
+    #[error("the database `{}` was written by a newer gq", .0.display())]
+    Newer(PathBuf),
+    /// An earlier gq wrote it, and the command only reads.
+    #[error("the database `{}` was written by an older gq", .0.display())]
+    Older(PathBuf),
+    /// The file is something else.
+    #[error("`{}` is not a gq database", .0.display())]
+    NotOurs(PathBuf),
+    /// Another process held the write lock for too long.
+    #[error("the database `{}` is locked by another process (waited {} s)", path.display(), waited.as_secs())]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The file was deleted or replaced while it was open.
+    #[error("the database `{}` was deleted or replaced while it was in use", .0.display())]
+    Replaced(PathBuf),
+    /// The SQLite library is one that can lose committed pages.
+    #[error(
+        "SQLite {0} can lose data with several processes; 3.51.3 or later is needed, not 3.52.0"
+    )]
+    Library(String),
+    /// A pragma did not take.
+    #[error("the database would not take `PRAGMA {0}`")]
+    Pragma(&'static str),
+    /// The file system failed.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A migration failed.
+    #[error("cannot bring the database up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A stored value is not one that gq writes.
+    #[error("the database holds an unknown value: {0}")]
+    Value(String),
+    /// The writing task ended.
+    #[error("the writing task has ended")]
+    Closed,
+    /// A job exists with other content.
+    #[error("task `{task_id}` (line {line}) exists in batch `{batch}` with other content")]
+    Conflict {
+        /// The job's name.
+        task_id: String,
+        /// The line that brings the other content.
+        line: u64,
+        /// The batch that has it.
+        batch: String,
+    },
+    /// SQLite failed.
+    #[error("the database failed: {}", describe(.0))]
+    Database(#[from] sqlx::Error),
+}
+
+impl StoreError {
+    pub(crate) fn io(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(std::io::Error) -> StoreError {
+        let path = path.to_owned();
+        move |source| StoreError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// Returns whether a later try can succeed without anybody's help in code: the disk is full,
+    /// the file locked, a device failed for a moment.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Locked { .. } => true,
+            Self::Io { .. } => true,
+            Self::Database(error) => {
+                // Busy, locked, out of memory, read-only, interrupted, I/O error, full, cannot open.
+                matches!(primary_code(error), Some(5 | 6 | 7 | 8 | 9 | 10 | 13 | 14))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Returns whether another connection holds the lock that was asked for.
+pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(primary_code(error), Some(5 | 6))
+}
+
+/// Returns whether the file is no SQLite database at all.
+pub(crate) fn is_not_a_database(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(26)
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let error = error
+        .as_database_error()?
+        .try_downcast_ref::<SqliteError>()?;
+    let code: i32 = sqlx::error::DatabaseError::code(error)?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+fn describe(error: &sqlx::Error) -> String {
+    match primary_code(error) {
+        Some(13) => "the disk is full".to_owned(),
+        Some(8) => "it cannot be written (read-only)".to_owned(),
+        Some(10) => format!("disk I/O error ({error})"),
+        Some(11) => "the file is damaged".to_owned(),
+        Some(14) => "it cannot be opened".to_owned(),
+        _ => error.to_string(),
+    }
+}

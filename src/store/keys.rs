@@ -1,0 +1,551 @@
+//! Keys and slots as the database keeps them; their secrets never come here.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::outcome::Outcome;
+use crate::domain::slot::{Rests, Slot};
+use crate::domain::time::Timestamp;
+use crate::domain::view::{KeyStatus, KeyView, StatusView};
+use crate::store::turn::{Ended, Policy};
+use crate::store::{Store, StoreError, bulk};
+
+/// A key that this process found.
+#[derive(Clone, Copy)]
+pub struct FoundKey<'a> {
+    /// The variable's name.
+    pub name: &'a str,
+    /// The secret, of which only a fingerprint is kept.
+    pub secret: &'a str,
+    /// Whether it can be sent at all; if not it starts as `failed_init`.
+    pub is_sendable: bool,
+}
+
+/// A key's own row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRow {
+    /// The row.
+    pub id: i64,
+    /// The variable's name.
+    pub name: String,
+    /// Whether a person switched it off.
+    pub disabled: bool,
+    /// Why the API refused it, if it did.
+    pub failed: Option<String>,
+    /// The end of the rest after its last use.
+    pub cooldown_until: Option<Timestamp>,
+}
+
+impl KeyRow {
+    /// Returns whether the key can work at all, now or later.
+    pub fn is_alive(&self) -> bool {
+        !self.disabled && self.failed.is_none()
+    }
+
+    /// Returns the end of the rest after use that holds at `now`; one further off than a rest is
+    /// long was set under a wrong clock.
+    pub(super) fn cooldown_end(&self, cooldown: Duration, now: Timestamp) -> Option<Timestamp> {
+        self.cooldown_until
+            .filter(|&end| end > now && end <= now.after(cooldown))
+    }
+}
+
+/// Slots by (key, model).
+pub(super) type Slots = HashMap<(i64, i64), Slot>;
+
+impl Store {
+    /// Records the keys that this process found, and returns their rows in the same order.
+    ///
+    /// A name with a new secret starts anew; a secret under a new name keeps its state.
+    pub async fn register_keys(&self, found: &[FoundKey<'_>]) -> Result<Vec<KeyRow>, StoreError> {
+        let salt: Vec<u8> = sqlx::query_scalar("SELECT salt FROM meta")
+            .fetch_one(&self.readers)
+            .await?;
+        let found: Vec<(String, Vec<u8>, bool)> = found
+            .iter()
+            .map(|key| {
+                (
+                    key.name.to_owned(),
+                    fingerprint(&salt, key.secret),
+                    key.is_sendable,
+                )
+            })
+            .collect();
+        self.writer
+            .write(move |connection| Box::pin(register(connection, found)))
+            .await
+    }
+
+    /// Returns all keys of the database as they stand at `now`, by name.
+    pub async fn keys(&self, now: Timestamp) -> Result<Vec<KeyView>, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        views(&mut connection, &default_rests(), now).await
+    }
+
+    /// Makes `names` (all where empty) available again and clears their counters.
+    pub async fn reset_keys(&self, names: Vec<String>) -> Result<u64, StoreError> {
+        const RESET: [&str; 2] = [
+            "DELETE FROM slots WHERE key_id IN (SELECT id FROM keys WHERE name IN
+                (SELECT value FROM json_each(?1)) OR ?1 = '[]')",
+            "UPDATE keys SET disabled = 0, failed_reason = NULL, cooldown_until = NULL,
+                    status = 'available', exhausted_count = 0, total_exhausted_count = 0,
+                    available_at = NULL, reason = NULL
+              WHERE name IN (SELECT value FROM json_each(?1)) OR ?1 = '[]'",
+        ];
+        self.change_keys(names, RESET.to_vec(), Timestamp(0)).await
+    }
+
+    /// Switches `names` off or on again.
+    pub async fn set_keys_disabled(
+        &self,
+        names: Vec<String>,
+        disabled: Switch,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let statement = match disabled {
+            Switch::Off => {
+                "UPDATE keys SET disabled = 1 WHERE name IN (SELECT value FROM json_each(?1))"
+            }
+            Switch::On => {
+                "UPDATE keys SET disabled = 0 WHERE name IN (SELECT value FROM json_each(?1))"
+            }
+        };
+        self.change_keys(names, vec![statement], now).await
+    }
+
+    /// Records that the API refused the key of this row.
+    pub async fn fail_key(
+        &self,
+        key: i64,
+        reason: String,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .write(move |connection| {
+                Box::pin(async move {
+                    fail(connection, key, &reason).await?;
+                    refresh(connection, &default_rests(), now).await
+                })
+            })
+            .await
+    }
+
+    async fn change_keys(
+        &self,
+        names: Vec<String>,
+        statements: Vec<&'static str>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let names = bulk::json(&names)?;
+        self.writer
+            .write(move |connection| {
+                Box::pin(async move {
+                    let mut changed = 0;
+                    for statement in statements {
+                        let done = sqlx::query(statement)
+                            .bind(&names)
+                            .execute(&mut *connection);
+                        changed = done.await?.rows_affected();
+                    }
+                    refresh(connection, &default_rests(), now).await?;
+                    Ok(changed)
+                })
+            })
+            .await
+    }
+}
+
+/// Whether a key may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// It may.
+    On,
+    /// It may not.
+    Off,
+}
+
+/// What people see does not depend on a worker's flags, which only decide whether an end of rest
+/// is so far off that a wrong clock must have set it.
+fn default_rests() -> Rests {
+    Rests {
+        exhausted_wait: Duration::from_secs(3600),
+        fully_exhausted_wait: Duration::from_secs(14 * 86_400),
+        max_exhausted_retries: i64::MAX,
+    }
+}
+
+fn fingerprint(salt: &[u8], secret: &str) -> Vec<u8> {
+    // HMAC takes keys of any length.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(salt) else {
+        return Vec::new();
+    };
+    mac.update(secret.as_bytes());
+    mac.finalize().into_bytes()[..12].to_vec()
+}
+
+async fn register(
+    connection: &mut SqliteConnection,
+    found: Vec<(String, Vec<u8>, bool)>,
+) -> Result<Vec<KeyRow>, StoreError> {
+    let known: Vec<(i64, String, Vec<u8>)> =
+        sqlx::query_as("SELECT id, name, fingerprint FROM keys")
+            .fetch_all(&mut *connection)
+            .await?;
+    let by_print: HashMap<&[u8], i64> = known
+        .iter()
+        .map(|(id, _, print)| (print.as_slice(), *id))
+        .collect();
+    let taken: HashSet<i64> = found
+        .iter()
+        .filter_map(|(_, print, _)| by_print.get(print.as_slice()).copied())
+        .collect();
+    // Names are unique; those that move give theirs up first.
+    let moving = known.iter().filter(|(id, name, print)| {
+        taken.contains(id) && !found.iter().any(|(n, p, _)| n == name && p == print)
+    });
+    for (id, ..) in moving {
+        sqlx::query("UPDATE keys SET name = '#' || id WHERE id = ?1")
+            .bind(id)
+            .execute(&mut *connection)
+            .await?;
+    }
+    let mut ids = Vec::with_capacity(found.len());
+    for (name, print, is_sendable) in &found {
+        let id = match by_print.get(print.as_slice()) {
+            Some(&id) => rename(connection, id, name).await?,
+            None => renew(connection, name, print).await?,
+        };
+        if !is_sendable {
+            fail(
+                connection,
+                id,
+                "the key holds characters that cannot be sent",
+            )
+            .await?;
+        }
+        ids.push(id);
+    }
+    let rows = all(connection).await?;
+    let row = |id: &i64| rows.iter().find(|row| row.id == *id).cloned();
+    Ok(ids.iter().filter_map(row).collect())
+}
+
+/// Gives the known secret `id` the name `name`; a row that has the name has lost its secret.
+async fn rename(connection: &mut SqliteConnection, id: i64, name: &str) -> Result<i64, StoreError> {
+    sqlx::query("UPDATE keys SET name = '#' || id WHERE name = ?2 AND id != ?1")
+        .bind(id)
+        .bind(name)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("UPDATE keys SET name = ?2 WHERE id = ?1 AND name != ?2")
+        .bind(id)
+        .bind(name)
+        .execute(connection)
+        .await?;
+    Ok(id)
+}
+
+/// Records a secret that is not known, under a name that is new or gets a new secret.
+async fn renew(
+    connection: &mut SqliteConnection,
+    name: &str,
+    print: &[u8],
+) -> Result<i64, StoreError> {
+    let known: Option<i64> = sqlx::query_scalar("SELECT id FROM keys WHERE name = ?1")
+        .bind(name)
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(id) = known {
+        sqlx::query("DELETE FROM slots WHERE key_id = ?1")
+            .bind(id)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query(
+            "UPDATE keys SET fingerprint = ?2, failed_reason = NULL, cooldown_until = NULL,
+                    exhausted_count = 0, total_exhausted_count = 0, available_at = NULL,
+                    status = CASE disabled WHEN 1 THEN 'disabled' ELSE 'available' END,
+                    reason = NULL
+              WHERE id = ?1",
+        )
+        .bind(id)
+        .bind(print)
+        .execute(connection)
+        .await?;
+        return Ok(id);
+    }
+    let done = sqlx::query("INSERT INTO keys (name, fingerprint) VALUES (?1, ?2)")
+        .bind(name)
+        .bind(print)
+        .execute(connection)
+        .await?;
+    Ok(done.last_insert_rowid())
+}
+
+async fn fail(connection: &mut SqliteConnection, key: i64, reason: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE keys SET failed_reason = ?2, status = 'failed_init', reason = ?2 WHERE id = ?1",
+    )
+    .bind(key)
+    .bind(reason)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Reads all key rows.
+pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRow>, StoreError> {
+    let rows: Vec<(i64, String, bool, Option<String>, Option<i64>)> = sqlx::query_as(
+        "SELECT id, name, disabled, failed_reason, cooldown_until FROM keys ORDER BY id",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, name, disabled, failed, cooldown)| KeyRow {
+            id,
+            name,
+            disabled,
+            failed,
+            cooldown_until: cooldown.map(Timestamp),
+        })
+        .collect())
+}
+
+/// Reads all slots.
+pub(super) async fn slots(connection: &mut SqliteConnection) -> Result<Slots, StoreError> {
+    type Row = (
+        i64,
+        i64,
+        i64,
+        i64,
+        Option<i64>,
+        bool,
+        bool,
+        Option<i64>,
+        Option<String>,
+    );
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at, reason
+           FROM slots",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(
+            |(key, model, streak, total, rest_until, full, never, exhausted_at, reason)| {
+                let slot = Slot {
+                    streak,
+                    total,
+                    rest_until: rest_until.map(Timestamp),
+                    full,
+                    never,
+                    exhausted_at: exhausted_at.map(Timestamp),
+                    reason,
+                };
+                ((key, model), slot)
+            },
+        )
+        .collect())
+}
+
+/// Applies what attempts tell of their keys and slots.
+pub(super) async fn after_attempts(
+    connection: &mut SqliteConnection,
+    ended: &[Ended],
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut slots = slots(connection).await?;
+    let mut changed: HashSet<(i64, i64)> = HashSet::new();
+    for ended in ended {
+        let place = (ended.key, ended.model);
+        let before = slots.get(&place).cloned().unwrap_or_default();
+        let after = match &ended.outcome {
+            Outcome::Answered => before.clone().after_success(ended.started_at),
+            Outcome::Exhausted(exhaustion) => {
+                let started = ended.started_at;
+                let rests = &policy.rests;
+                before
+                    .clone()
+                    .after_exhaustion(exhaustion, started, rests, now, ended.jitter)
+            }
+            Outcome::BadKey => {
+                let reason = ended
+                    .message
+                    .as_deref()
+                    .unwrap_or("the API refused the key");
+                fail(connection, ended.key, reason).await?;
+                continue;
+            }
+            Outcome::Failed(_) | Outcome::LocationRefused | Outcome::Cut => continue,
+        };
+        if after != before {
+            slots.insert(place, after);
+            changed.insert(place);
+        }
+    }
+    for place in changed {
+        write_slot(connection, place, &slots[&place]).await?;
+    }
+    rest_after_use(connection, ended, policy.key_cooldown).await
+}
+
+async fn write_slot(
+    connection: &mut SqliteConnection,
+    (key, model): (i64, i64),
+    slot: &Slot,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO slots
+                (key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at,
+                 reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )
+    .bind(key)
+    .bind(model)
+    .bind(slot.streak)
+    .bind(slot.total)
+    .bind(slot.rest_until.map(|time| time.0))
+    .bind(slot.full)
+    .bind(slot.never)
+    .bind(slot.exhausted_at.map(|time| time.0))
+    .bind(&slot.reason)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn rest_after_use(
+    connection: &mut SqliteConnection,
+    ended: &[Ended],
+    cooldown: Duration,
+) -> Result<(), StoreError> {
+    if cooldown.is_zero() {
+        return Ok(());
+    }
+    for ended in ended {
+        let until = ended.ended_at.after(cooldown).0;
+        sqlx::query(
+            "UPDATE keys SET cooldown_until = ?2, status = 'cooldown', available_at = ?2
+              WHERE id = ?1 AND disabled = 0 AND failed_reason IS NULL",
+        )
+        .bind(ended.key)
+        .bind(until)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Brings the columns that people read in `keys` up to date; writes only what changed.
+pub(super) async fn refresh(
+    connection: &mut SqliteConnection,
+    rests: &Rests,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for view in views(connection, rests, now).await? {
+        sqlx::query(
+            "UPDATE keys SET status = ?2, exhausted_count = ?3, total_exhausted_count = ?4,
+                    available_at = ?5, reason = ?6
+              WHERE name = ?1 AND (status, exhausted_count, total_exhausted_count, available_at,
+                                   reason) IS NOT (?2, ?3, ?4, ?5, ?6)",
+        )
+        .bind(&view.name)
+        .bind(view.overall.status.as_str())
+        .bind(view.overall.exhausted_count)
+        .bind(view.overall.total_exhausted_count)
+        .bind(view.overall.available_at.map(|time| time.0))
+        .bind(&view.overall.reason)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Reads what people see of the keys; rows that lost their name to another secret are left out.
+pub(super) async fn views(
+    connection: &mut SqliteConnection,
+    rests: &Rests,
+    now: Timestamp,
+) -> Result<Vec<KeyView>, StoreError> {
+    let rows = all(&mut *connection).await?;
+    let slots = slots(&mut *connection).await?;
+    let models: Vec<(i64, String, bool)> = sqlx::query_as(
+        "SELECT id, name,
+                EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)
+                OR EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND model_id = m.id)
+           FROM models AS m ORDER BY name",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .iter()
+        .filter(|row| !row.name.starts_with('#'))
+        .map(|row| key_view(row, &slots, &models, rests, now))
+        .collect())
+}
+
+fn key_view(
+    row: &KeyRow,
+    slots: &Slots,
+    models: &[(i64, String, bool)],
+    rests: &Rests,
+    now: Timestamp,
+) -> KeyView {
+    let any_in_use = models.iter().any(|(_, _, in_use)| *in_use);
+    let mut seen = Vec::new();
+    let mut in_use = Vec::new();
+    for (id, name, used) in models {
+        let slot = slots.get(&(row.id, *id));
+        let view = slot.cloned().unwrap_or_default().view(rests, now);
+        if *used || (!any_in_use && slot.is_some()) {
+            in_use.push(view.clone());
+        }
+        if slot.is_some() {
+            seen.push((name.clone(), view));
+        }
+    }
+    KeyView {
+        name: row.name.clone(),
+        overall: overall(row, &in_use, rests, now),
+        models: seen,
+    }
+}
+
+/// A key is as its best model in use is, unless something holds for all of them.
+fn overall(row: &KeyRow, in_use: &[StatusView], rests: &Rests, now: Timestamp) -> StatusView {
+    let best = in_use
+        .iter()
+        .min_by_key(|view| (view.status, view.available_at))
+        .cloned();
+    let mut view = best.unwrap_or_else(|| Slot::default().view(rests, now));
+    view.exhausted_count = in_use
+        .iter()
+        .map(|view| view.exhausted_count)
+        .max()
+        .unwrap_or(0);
+    view.total_exhausted_count = in_use.iter().map(|view| view.total_exhausted_count).sum();
+    let own = if row.disabled {
+        Some((KeyStatus::Disabled, None, Some("switched off".to_owned())))
+    } else if let Some(reason) = &row.failed {
+        Some((KeyStatus::FailedInit, None, Some(reason.clone())))
+    } else {
+        row.cooldown_end(rests.fully_exhausted_wait, now)
+            .filter(|_| view.status == KeyStatus::Available)
+            .map(|end| (KeyStatus::Cooldown, Some(end), None))
+    };
+    if let Some((status, available_at, reason)) = own {
+        view = StatusView {
+            status,
+            available_at,
+            reason,
+            ..view
+        };
+    }
+    view
+}

@@ -1,0 +1,214 @@
+//! What people do to jobs: retry, cancel, prune.
+
+use std::collections::BTreeMap;
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::outcome::ErrorKind;
+use crate::domain::time::Timestamp;
+use crate::domain::view::{Counts, JobState};
+use crate::store::settle::move_counters;
+use crate::store::{Store, StoreError, bulk};
+
+/// Which jobs a person means.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Jobs with these names; all where it is empty.
+    pub task_ids: Vec<String>,
+    /// Jobs of this batch.
+    pub batch: Option<String>,
+    /// Jobs whose last failure was one of these kinds; all where it is empty.
+    pub errors: Vec<ErrorKind>,
+    /// Only jobs that failed (for a retry), or that failed before (for a cancel).
+    pub only_failed: bool,
+}
+
+/// Jobs of one transaction.
+const CHUNK_ROWS: i64 = 5_000;
+
+#[derive(Clone, Copy)]
+enum Change {
+    Retry,
+    Cancel,
+}
+
+impl Store {
+    /// Puts failed and cancelled jobs back to pending with fresh attempts; returns how many.
+    pub async fn retry(&self, selection: Selection, now: Timestamp) -> Result<u64, StoreError> {
+        self.change(selection, Change::Retry, now).await
+    }
+
+    /// Cancels pending and running jobs; returns how many.
+    pub async fn cancel(&self, selection: Selection, now: Timestamp) -> Result<u64, StoreError> {
+        self.change(selection, Change::Cancel, now).await
+    }
+
+    async fn change(
+        &self,
+        selection: Selection,
+        change: Change,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut changed = 0;
+        let mut after = 0;
+        loop {
+            let selection = selection.clone();
+            let jobs: Vec<Selected> = self
+                .writer
+                .write(move |connection| {
+                    Box::pin(async move {
+                        let jobs = select(connection, &selection, change, after).await?;
+                        apply(connection, &jobs, change, now).await?;
+                        Ok(jobs)
+                    })
+                })
+                .await?;
+            changed += u64::try_from(jobs.len()).unwrap_or(0);
+            match jobs.last() {
+                Some(last) => after = last.0,
+                None => return Ok(changed),
+            }
+        }
+    }
+
+    /// Removes jobs that finished before `before`, with all that belongs to them; returns how many.
+    pub async fn prune(&self, before: Timestamp, batch: Option<String>) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        let mut after = 0;
+        loop {
+            let batch = batch.clone();
+            let (jobs, last) = self
+                .writer
+                .write(move |connection| Box::pin(prune_chunk(connection, before, batch, after)))
+                .await?;
+            removed += jobs;
+            match last {
+                Some(last) => after = last,
+                None => return Ok(removed),
+            }
+        }
+    }
+
+    /// Gives the room of removed rows back to the file system.
+    pub async fn vacuum(&self) -> Result<(), StoreError> {
+        self.writer.close().await?;
+        let mut connection = super::connection::open_writer(&self.path).await?;
+        sqlx::query("VACUUM").execute(&mut connection).await?;
+        sqlx::Connection::close(connection).await?;
+        Ok(())
+    }
+}
+
+/// A selected job: id, batch, state.
+type Selected = (i64, i64, String);
+
+async fn select(
+    connection: &mut SqliteConnection,
+    selection: &Selection,
+    change: Change,
+    after: i64,
+) -> Result<Vec<Selected>, StoreError> {
+    let states: &[JobState] = match (change, selection.only_failed) {
+        (Change::Retry, true) => &[JobState::Failed],
+        (Change::Retry, false) => &[JobState::Failed, JobState::Cancelled],
+        (Change::Cancel, _) => &[JobState::Pending, JobState::Running],
+    };
+    let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
+    let errors: Vec<&str> = selection.errors.iter().map(|kind| kind.as_str()).collect();
+    let needs_failure = matches!(change, Change::Cancel) && selection.only_failed;
+    Ok(sqlx::query_as(
+        "SELECT j.id, j.batch_id, j.state
+           FROM jobs AS j
+           JOIN batches AS b ON b.id = j.batch_id
+           LEFT JOIN attempts AS t ON t.job_id = j.id AND t.attempt = j.told_by
+          WHERE j.id > ?1 AND j.state IN (SELECT value FROM json_each(?2))
+            AND (?3 = '[]' OR j.task_id IN (SELECT value FROM json_each(?3)))
+            AND (?4 IS NULL OR b.name = ?4)
+            AND (?5 = '[]' OR t.outcome IN (SELECT value FROM json_each(?5))
+                 OR (j.state = 'cancelled' AND 'cancelled' IN (SELECT value FROM json_each(?5))))
+            AND (?6 = 0 OR t.outcome IS NOT NULL)
+          ORDER BY j.id LIMIT ?7",
+    )
+    .bind(after)
+    .bind(bulk::json(&states)?)
+    .bind(bulk::json(&selection.task_ids)?)
+    .bind(&selection.batch)
+    .bind(bulk::json(&errors)?)
+    .bind(needs_failure)
+    .bind(CHUNK_ROWS)
+    .fetch_all(connection)
+    .await?)
+}
+
+async fn apply(
+    connection: &mut SqliteConnection,
+    jobs: &[Selected],
+    change: Change,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    let (target, statement) = match change {
+        Change::Retry => (
+            JobState::Pending,
+            "UPDATE jobs SET state = 'pending', attempts = 0, deaths = 0, due_at = ?2,
+                    finished_at = NULL
+              WHERE id IN (SELECT value FROM json_each(?1))",
+        ),
+        Change::Cancel => (
+            JobState::Cancelled,
+            "UPDATE jobs SET state = 'cancelled', finished_at = ?2, worker_id = NULL,
+                    lease_until = NULL
+              WHERE id IN (SELECT value FROM json_each(?1))",
+        ),
+    };
+    sqlx::query(statement)
+        .bind(bulk::json(&ids)?)
+        .bind(now.0)
+        .execute(&mut *connection)
+        .await?;
+    let mut moved: BTreeMap<i64, Counts> = BTreeMap::new();
+    for (_, batch, state) in jobs {
+        let counts = moved.entry(*batch).or_default();
+        counts.add(state.parse().map_err(StoreError::Value)?, -1);
+        counts.add(target, 1);
+    }
+    for (batch, counts) in moved {
+        move_counters(connection, batch, &counts).await?;
+    }
+    Ok(())
+}
+
+async fn prune_chunk(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    batch: Option<String>,
+    after: i64,
+) -> Result<(u64, Option<i64>), StoreError> {
+    let jobs: Vec<Selected> = sqlx::query_as(
+        "SELECT j.id, j.batch_id, j.state FROM jobs AS j JOIN batches AS b ON b.id = j.batch_id
+          WHERE j.id > ?1 AND j.finished_at <= ?2 AND (?3 IS NULL OR b.name = ?3)
+          ORDER BY j.id LIMIT ?4",
+    )
+    .bind(after)
+    .bind(before.0)
+    .bind(batch)
+    .bind(CHUNK_ROWS)
+    .fetch_all(&mut *connection)
+    .await?;
+    let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    sqlx::query("DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?1))")
+        .bind(bulk::json(&ids)?)
+        .execute(&mut *connection)
+        .await?;
+    let mut moved: BTreeMap<i64, Counts> = BTreeMap::new();
+    for (_, batch, state) in &jobs {
+        moved
+            .entry(*batch)
+            .or_default()
+            .add(state.parse().map_err(StoreError::Value)?, -1);
+    }
+    for (batch, counts) in moved {
+        move_counters(connection, batch, &counts).await?;
+    }
+    Ok((u64::try_from(jobs.len()).unwrap_or(0), ids.last().copied()))
+}

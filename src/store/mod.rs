@@ -1,0 +1,80 @@
+//! Every SQL statement, and what holds between them.
+//!
+//! Invariants: all writing goes through one task; a job's state moves only together with its
+//! batch's counters; nothing but a success counts from an attempt that no longer owns its job.
+//! No SQL type leaves this module, and no transaction is open during a call to the API.
+
+mod bulk;
+mod claim;
+mod connection;
+mod enqueue;
+mod error;
+mod keys;
+mod liveness;
+mod manage;
+mod read;
+mod settle;
+mod status;
+mod turn;
+mod writer;
+
+use std::path::{Path, PathBuf};
+
+use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
+
+pub use connection::Access;
+pub use enqueue::{Added, EnqueueOptions, OnConflict};
+pub use error::StoreError;
+pub use keys::{FoundKey, KeyRow, Switch};
+pub use liveness::Registration;
+pub use manage::Selection;
+pub use read::{Page, ResultFilter};
+pub use turn::{
+    Budget, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
+};
+
+use writer::Writer;
+
+/// Connections that read at once.
+const READERS: u32 = 4;
+
+/// The queue's database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    path: PathBuf,
+    writer: Writer,
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens the database at `path`; see [`Access`] for whether it is made.
+    ///
+    /// # Errors
+    /// A missing, newer or foreign file, one that another process locks for a minute, and
+    /// whatever the file system says.
+    pub async fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
+        connection::prepare(path, access).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_lazy_with(connection::read_options(path));
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Writer::start(path.to_owned()),
+            readers,
+        })
+    }
+
+    /// Returns where the database lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Closes all connections; what was asked for before is done first.
+    ///
+    /// # Errors
+    /// What SQLite says when it closes the file.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.readers.close().await;
+        self.writer.close().await
+    }
+}

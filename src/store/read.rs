@@ -1,0 +1,312 @@
+//! Reading jobs with their answers and attempts, page by page: no snapshot is held for long.
+
+use crate::domain::outcome::{ErrorKind, Usage};
+use crate::domain::time::Timestamp;
+use crate::domain::view::{AttemptView, Counts, JobError, JobState, JobView};
+use crate::store::{Store, StoreError, bulk};
+
+/// Which jobs are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResultFilter {
+    /// Only jobs with these names.
+    pub task_ids: Vec<String>,
+    /// Only jobs of this batch.
+    pub batch: Option<String>,
+    /// Only jobs in these states.
+    pub states: Vec<JobState>,
+}
+
+/// Jobs in input order, and where to go on.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<JobView>,
+    /// The row to give for the next page; absent at the end.
+    pub next: Option<i64>,
+}
+
+/// Jobs of one page.
+const PAGE_ROWS: i64 = 500;
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: i64,
+    task_id: String,
+    batch: String,
+    state: String,
+    metadata: Option<String>,
+    raw: Option<String>,
+    outcome: Option<String>,
+    message: Option<String>,
+    http_status: Option<u16>,
+    model: String,
+    prompt_tokens: Option<i64>,
+    cached_tokens: Option<i64>,
+    output_tokens: Option<i64>,
+    thought_tokens: Option<i64>,
+    total_tokens: Option<i64>,
+    attempts: i64,
+    key: Option<String>,
+    line: i64,
+    created_at: i64,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    due_at: i64,
+}
+
+/// What a page selects; the end of the statement says which jobs.
+macro_rules! select_jobs {
+    ($tail:literal) => {
+        concat!(
+            "SELECT j.id, j.task_id, b.name AS batch, j.state, i.metadata, a.raw, t.outcome,
+                    t.message, t.http_status, m.name AS model, t.prompt_tokens, t.cached_tokens,
+                    t.output_tokens, t.thought_tokens, t.total_tokens, j.attempts, k.name AS key,
+                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at
+               FROM jobs AS j
+               JOIN batches AS b ON b.id = j.batch_id
+               JOIN models AS m ON m.id = j.model_id
+               JOIN inputs AS i ON i.job_id = j.id
+               LEFT JOIN answers AS a ON a.job_id = j.id
+               LEFT JOIN attempts AS t ON t.job_id = j.id AND t.attempt = j.told_by
+               LEFT JOIN keys AS k ON k.id = j.key_id
+              WHERE j.id > ?1 AND (?3 = '[]' OR j.state IN (SELECT value FROM json_each(?3)))
+                AND (?4 = '[]' OR j.task_id IN (SELECT value FROM json_each(?4)))",
+            $tail,
+            " ORDER BY j.id LIMIT ?5"
+        )
+    };
+}
+
+impl Store {
+    /// Returns the jobs after row `after` that fit `filter`, in the order they came in.
+    pub async fn results(&self, filter: &ResultFilter, after: i64) -> Result<Page, StoreError> {
+        let batch = match &filter.batch {
+            Some(name) => match self.batch_id(name).await? {
+                Some(id) => Some(id),
+                None => return Ok(Page::default()),
+            },
+            None => None,
+        };
+        let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+        let query = match (batch.is_some(), filter.task_ids.is_empty()) {
+            (true, true) => select_jobs!(" AND j.batch_id = ?2"),
+            (true, false) => select_jobs!(
+                " AND j.id IN (SELECT id FROM jobs WHERE batch_id = ?2
+                                AND task_id IN (SELECT value FROM json_each(?4)))"
+            ),
+            (false, true) => select_jobs!(" AND ?2 IS NULL"),
+            (false, false) => select_jobs!(
+                " AND ?2 IS NULL AND j.id IN
+                  (SELECT n.id FROM batches AS o CROSS JOIN json_each(?4) AS e
+                    CROSS JOIN jobs AS n ON n.batch_id = o.id AND n.task_id = e.value)"
+            ),
+        };
+        let rows: Vec<Row> = sqlx::query_as(query)
+            .bind(after)
+            .bind(batch)
+            .bind(bulk::json(&states)?)
+            .bind(bulk::json(&filter.task_ids)?)
+            .bind(PAGE_ROWS)
+            .fetch_all(&self.readers)
+            .await?;
+        let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_ROWS);
+        let next = rows.last().map(|row| row.id).filter(|_| full);
+        let jobs = rows
+            .into_iter()
+            .map(JobView::try_from)
+            .collect::<Result<_, _>>()?;
+        Ok(Page { jobs, next })
+    }
+
+    /// Returns the attempts at the jobs called `task_id`, each with its batch, in order.
+    pub async fn attempts(
+        &self,
+        task_id: &str,
+        batch: &str,
+    ) -> Result<Vec<AttemptView>, StoreError> {
+        type Tokens = (
+            Option<i64>,
+            Option<i64>,
+            Option<i64>,
+            Option<i64>,
+            Option<i64>,
+        );
+        #[derive(sqlx::FromRow)]
+        struct Attempt {
+            attempt: i64,
+            key: Option<String>,
+            started_at: i64,
+            ended_at: Option<i64>,
+            http_status: Option<u16>,
+            outcome: String,
+            message: Option<String>,
+            paid: String,
+            prompt_tokens: Option<i64>,
+            cached_tokens: Option<i64>,
+            output_tokens: Option<i64>,
+            thought_tokens: Option<i64>,
+            total_tokens: Option<i64>,
+        }
+        let rows: Vec<Attempt> = sqlx::query_as(
+            "WITH job AS (SELECT j.* FROM jobs AS j JOIN batches AS b ON b.id = j.batch_id
+                           WHERE b.name = ?2 AND j.task_id = ?1)
+             SELECT t.attempt, k.name AS key, t.started_at, t.ended_at, t.http_status, t.outcome,
+                    t.message, t.paid, t.prompt_tokens, t.cached_tokens, t.output_tokens,
+                    t.thought_tokens, t.total_tokens
+               FROM job JOIN attempts AS t ON t.job_id = job.id
+               LEFT JOIN keys AS k ON k.id = t.key_id
+              UNION ALL
+             SELECT job.claim, k.name, job.started_at, NULL, NULL, 'running', NULL, 'maybe',
+                    NULL, NULL, NULL, NULL, NULL
+               FROM job LEFT JOIN keys AS k ON k.id = job.key_id WHERE job.state = 'running'
+              ORDER BY 1",
+        )
+        .bind(task_id)
+        .bind(batch)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let tokens: Tokens = (
+                    row.prompt_tokens,
+                    row.cached_tokens,
+                    row.output_tokens,
+                    row.thought_tokens,
+                    row.total_tokens,
+                );
+                AttemptView {
+                    attempt: row.attempt,
+                    key: row.key,
+                    started_at: Timestamp(row.started_at),
+                    ended_at: row.ended_at.map(Timestamp),
+                    http_status: row.http_status,
+                    outcome: row.outcome,
+                    message: row.message,
+                    paid: row.paid,
+                    usage: usage(tokens),
+                }
+            })
+            .collect())
+    }
+
+    /// Returns how many of the jobs that fit `filter` are in each state.
+    pub async fn count(&self, filter: &ResultFilter) -> Result<Counts, StoreError> {
+        if filter.task_ids.is_empty() {
+            let batches = self.batches().await?;
+            let mut counts = Counts::default();
+            for batch in batches {
+                if filter.batch.as_ref().is_none_or(|name| *name == batch.name) {
+                    for state in JobState::ALL {
+                        counts.add(state, batch.counts.of(state));
+                    }
+                }
+            }
+            return Ok(counts);
+        }
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT j.state, count(*)
+               FROM batches AS b CROSS JOIN json_each(?1) AS e
+               CROSS JOIN jobs AS j ON j.batch_id = b.id AND j.task_id = e.value
+              WHERE ?2 IS NULL OR b.name = ?2
+              GROUP BY j.state",
+        )
+        .bind(bulk::json(&filter.task_ids)?)
+        .bind(&filter.batch)
+        .fetch_all(&self.readers)
+        .await?;
+        let mut counts = Counts::default();
+        for (state, number) in rows {
+            counts.add(state.parse().map_err(StoreError::Value)?, number);
+        }
+        Ok(counts)
+    }
+
+    /// Returns those of `task_ids` that no job in scope has.
+    pub async fn unknown_tasks(&self, filter: &ResultFilter) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT e.value FROM json_each(?1) AS e WHERE NOT EXISTS
+                (SELECT 1 FROM batches AS b CROSS JOIN jobs AS j
+                         ON j.batch_id = b.id AND j.task_id = e.value
+                  WHERE ?2 IS NULL OR b.name = ?2)",
+        )
+        .bind(bulk::json(&filter.task_ids)?)
+        .bind(&filter.batch)
+        .fetch_all(&self.readers)
+        .await?)
+    }
+
+    /// Returns the row of the batch called `name`.
+    pub async fn batch_id(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT id FROM batches WHERE name = ?1")
+            .bind(name)
+            .fetch_optional(&self.readers)
+            .await?)
+    }
+}
+
+fn usage(
+    tokens: (
+        Option<i64>,
+        Option<i64>,
+        Option<i64>,
+        Option<i64>,
+        Option<i64>,
+    ),
+) -> Option<Usage> {
+    Some(Usage {
+        prompt_tokens: tokens.0?,
+        cached_tokens: tokens.1.unwrap_or(0),
+        output_tokens: tokens.2.unwrap_or(0),
+        thought_tokens: tokens.3.unwrap_or(0),
+        total_tokens: tokens.4.unwrap_or(0),
+    })
+}
+
+impl TryFrom<Row> for JobView {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let state: JobState = row.state.parse().map_err(StoreError::Value)?;
+        let failure = row
+            .outcome
+            .as_deref()
+            .and_then(|name| name.parse::<ErrorKind>().ok());
+        let error = match state {
+            JobState::Succeeded => None,
+            JobState::Cancelled => Some(JobError {
+                kind: ErrorKind::Cancelled,
+                message: "cancelled by request".to_owned(),
+                http_status: None,
+            }),
+            _ => failure.map(|kind| JobError {
+                kind,
+                message: row.message.unwrap_or_else(|| kind.as_str().to_owned()),
+                http_status: row.http_status,
+            }),
+        };
+        Ok(Self {
+            task_id: row.task_id,
+            batch: row.batch,
+            state,
+            metadata: row.metadata,
+            raw: row.raw,
+            error,
+            model: row.model,
+            usage: usage((
+                row.prompt_tokens,
+                row.cached_tokens,
+                row.output_tokens,
+                row.thought_tokens,
+                row.total_tokens,
+            )),
+            attempts: row.attempts,
+            key: row.key,
+            line: row.line,
+            created_at: Timestamp(row.created_at),
+            started_at: row.started_at.map(Timestamp),
+            finished_at: row.finished_at.map(Timestamp),
+            due_at: Timestamp(row.due_at),
+        })
+    }
+}

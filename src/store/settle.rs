@@ -1,0 +1,563 @@
+//! What ended attempts, deaths and lost leases do to jobs.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::job::{self, Job, OnUnknown, Transition};
+use crate::domain::outcome::{ErrorKind, Outcome, Paid};
+use crate::domain::time::{Moment, Timestamp};
+use crate::domain::view::{Counts, JobState};
+use crate::store::turn::{Ended, Settled, UsedUp, WorkerId};
+use crate::store::{StoreError, bulk};
+
+/// A job as the database holds it.
+struct Facts {
+    batch: i64,
+    claim: i64,
+    job: Job,
+    /// Attempts at the job's present content that are on record.
+    recorded: bool,
+}
+
+/// New values of a job row; `None` leaves a column as it is.
+type JobRow = (
+    i64,
+    &'static str,
+    Option<i64>,
+    i64,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+);
+
+/// What one batch's jobs did in this turn.
+#[derive(Default)]
+struct Moved {
+    counts: Counts,
+    used: UsedUp,
+}
+
+/// Settles attempts that ended; what they come to is decided by [`job::after_attempt`].
+pub(super) async fn ended(
+    connection: &mut SqliteConnection,
+    ended: Vec<Ended>,
+    now: Timestamp,
+) -> Result<Vec<Settled>, StoreError> {
+    let asked: Vec<(i64, i64)> = ended.iter().map(|ended| (ended.job, ended.claim)).collect();
+    let mut facts = facts(connection, &asked).await?;
+    let mut rows: Vec<JobRow> = Vec::new();
+    let mut attempts = Vec::new();
+    let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
+    let mut settled = Vec::with_capacity(ended.len());
+    for ended in ended {
+        let Some(facts) = facts.get_mut(&ended.job) else {
+            settled.push(Settled {
+                ended,
+                transition: Transition::Ignore,
+            });
+            continue;
+        };
+        let current = facts.claim == ended.claim;
+        facts.job.owned = current && facts.job.state == JobState::Running;
+        if !current && !facts.recorded {
+            settled.push(Settled {
+                ended,
+                transition: Transition::Ignore,
+            });
+            continue;
+        }
+        let transition = job::after_attempt(&facts.job, &ended.outcome, ended.jitter);
+        attempts.push(attempt_row(&ended, transition));
+        let batch = moved.entry(facts.batch).or_default();
+        account(&mut batch.used, &ended);
+        if let Some(row) = apply(facts, &ended, transition, now, &mut batch.counts) {
+            rows.push(row);
+        }
+        settled.push(Settled { ended, transition });
+    }
+    write_attempts(connection, &attempts).await?;
+    write_answers(connection, &settled).await?;
+    write_jobs(connection, &rows).await?;
+    let finished = rows.iter().filter(|row| row.6.is_some()).count();
+    count_throughput(connection, now, finished).await?;
+    for (batch, moved) in moved {
+        move_counters(connection, batch, &moved.counts).await?;
+        use_budget(connection, batch, &moved.used).await?;
+    }
+    Ok(settled)
+}
+
+/// Applies `transition` to the facts and returns the row's new values, if it changes.
+fn apply(
+    facts: &mut Facts,
+    ended: &Ended,
+    transition: Transition,
+    now: Timestamp,
+    counts: &mut Counts,
+) -> Option<JobRow> {
+    let (state, due, used, told) = match transition {
+        Transition::Ignore => return None,
+        Transition::Succeed => (JobState::Succeeded, None, 1, Some(ended.claim)),
+        Transition::RetryAfter(delay) => (
+            JobState::Pending,
+            Some(now.after(delay).0),
+            1,
+            Some(ended.claim),
+        ),
+        Transition::Fail(_) => (JobState::Failed, None, 1, Some(ended.claim)),
+        Transition::Release => (JobState::Pending, None, 0, None),
+    };
+    counts.add(facts.job.state, -1);
+    counts.add(state, 1);
+    facts.job.state = state;
+    facts.job.attempts += used;
+    let finished = state.is_finished().then_some(now.0);
+    let key = told.map(|_| ended.key);
+    Some((
+        ended.job,
+        state.as_str(),
+        due,
+        facts.job.attempts,
+        facts.job.deaths,
+        told,
+        finished,
+        key,
+    ))
+}
+
+fn account(used: &mut UsedUp, ended: &Ended) {
+    let sent = ended.http_status.is_some() || ended.paid != Paid::No;
+    used.calls += i64::from(sent);
+    used.tokens += ended.usage.map_or(0, |usage| usage.total_tokens);
+    used.cost += ended.cost;
+}
+
+async fn facts(
+    connection: &mut SqliteConnection,
+    asked: &[(i64, i64)],
+) -> Result<HashMap<i64, Facts>, StoreError> {
+    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool)> = sqlx::query_as(
+        "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
+                EXISTS (SELECT 1 FROM attempts AS t
+                         WHERE t.job_id = j.id AND t.attempt = e.value ->> 1)
+           FROM json_each(?1) AS e
+           CROSS JOIN jobs AS j ON j.id = e.value ->> 0",
+    )
+    .bind(bulk::json(asked)?)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(
+            |(id, batch, claim, state, attempts, max_attempts, deaths, recorded)| {
+                let state = state.parse().map_err(StoreError::Value)?;
+                let job = Job {
+                    state,
+                    owned: false,
+                    attempts,
+                    max_attempts,
+                    deaths,
+                };
+                Ok((
+                    id,
+                    Facts {
+                        batch,
+                        claim,
+                        job,
+                        recorded,
+                    },
+                ))
+            },
+        )
+        .collect()
+}
+
+/// The columns of an attempt's record, in the order of the statement below.
+type AttemptRow = (
+    (i64, i64, Option<i64>, i64, i64, Option<u16>),
+    (String, Option<String>, &'static str),
+    Option<[i64; 5]>,
+);
+
+fn attempt_row(ended: &Ended, transition: Transition) -> AttemptRow {
+    let usage = ended.usage.map(|usage| {
+        [
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.output_tokens,
+            usage.thought_tokens,
+            usage.total_tokens,
+        ]
+    });
+    (
+        (
+            ended.job,
+            ended.claim,
+            Some(ended.key),
+            ended.started_at.0,
+            ended.ended_at.0,
+            ended.http_status,
+        ),
+        (
+            outcome_name(&ended.outcome, transition),
+            ended.message.clone(),
+            ended.paid.as_str(),
+        ),
+        usage,
+    )
+}
+
+/// Returns the word for an attempt's end in the attempt's record.
+fn outcome_name(outcome: &Outcome, transition: Transition) -> String {
+    match outcome {
+        Outcome::Answered if transition == Transition::Ignore => "superseded".to_owned(),
+        Outcome::Answered => "succeeded".to_owned(),
+        Outcome::Failed(kind) => kind.as_str().to_owned(),
+        Outcome::Exhausted(_) => "rate_limited".to_owned(),
+        Outcome::BadKey => "bad_key".to_owned(),
+        Outcome::LocationRefused => "location_refused".to_owned(),
+        Outcome::Cut => "released".to_owned(),
+    }
+}
+
+async fn write_attempts(
+    connection: &mut SqliteConnection,
+    attempts: &[AttemptRow],
+) -> Result<(), StoreError> {
+    for rows in bulk::arrays(attempts)? {
+        sqlx::query(
+            "INSERT OR REPLACE INTO attempts
+                    (job_id, attempt, key_id, started_at, ended_at, http_status, outcome, message,
+                     paid, prompt_tokens, cached_tokens, output_tokens, thought_tokens,
+                     total_tokens)
+             SELECT value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]',
+                    value ->> '$[0][3]', value ->> '$[0][4]', value ->> '$[0][5]',
+                    value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]',
+                    value ->> '$[2][0]', value ->> '$[2][1]', value ->> '$[2][2]',
+                    value ->> '$[2][3]', value ->> '$[2][4]'
+               FROM json_each(?1)",
+        )
+        .bind(rows)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Keeps the whole answer of each attempt that tells its job's end, also of one that is no usable
+/// answer: it was paid for.
+async fn write_answers(
+    connection: &mut SqliteConnection,
+    settled: &[Settled],
+) -> Result<(), StoreError> {
+    let answers: Vec<(i64, &str)> = settled
+        .iter()
+        .filter(|settled| settled.transition != Transition::Ignore)
+        .filter_map(|settled| Some((settled.ended.job, settled.ended.raw.as_deref()?)))
+        .collect();
+    for rows in bulk::arrays(&answers)? {
+        sqlx::query(
+            "INSERT OR REPLACE INTO answers (job_id, raw)
+             SELECT value ->> 0, value ->> 1 FROM json_each(?1)",
+        )
+        .bind(rows)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn write_jobs(connection: &mut SqliteConnection, rows: &[JobRow]) -> Result<(), StoreError> {
+    for rows in bulk::arrays(rows)? {
+        sqlx::query(
+            "UPDATE jobs
+                SET state = e.state, due_at = coalesce(e.due_at, jobs.due_at),
+                    attempts = e.attempts, deaths = e.deaths,
+                    told_by = coalesce(e.told_by, jobs.told_by), finished_at = e.finished_at,
+                    key_id = coalesce(e.key_id, jobs.key_id), worker_id = NULL, lease_until = NULL
+               FROM (SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS due_at,
+                            value ->> 3 AS attempts, value ->> 4 AS deaths, value ->> 5 AS told_by,
+                            value ->> 6 AS finished_at, value ->> 7 AS key_id
+                       FROM json_each(?1)) AS e
+              WHERE jobs.id = e.id",
+        )
+        .bind(rows)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn count_throughput(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    finished: usize,
+) -> Result<(), StoreError> {
+    if finished == 0 {
+        return Ok(());
+    }
+    let bucket = now.0 / 10_000;
+    sqlx::query(
+        "INSERT INTO throughput (bucket, finished) VALUES (?1, ?2)
+         ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished",
+    )
+    .bind(bucket)
+    .bind(i64::try_from(finished).unwrap_or(i64::MAX))
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("DELETE FROM throughput WHERE bucket < ?1 OR bucket > ?2")
+        .bind(bucket - 60)
+        .bind(bucket + 60)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Moves a batch's counters; each caller moves its jobs in the same transaction.
+pub(super) async fn move_counters(
+    connection: &mut SqliteConnection,
+    batch: i64,
+    moved: &Counts,
+) -> Result<(), StoreError> {
+    if *moved == Counts::default() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE batches
+            SET pending = pending + ?2, running = running + ?3, succeeded = succeeded + ?4,
+                failed = failed + ?5, cancelled = cancelled + ?6
+          WHERE id = ?1",
+    )
+    .bind(batch)
+    .bind(moved.pending)
+    .bind(moved.running)
+    .bind(moved.succeeded)
+    .bind(moved.failed)
+    .bind(moved.cancelled)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn use_budget(
+    connection: &mut SqliteConnection,
+    batch: i64,
+    used: &UsedUp,
+) -> Result<(), StoreError> {
+    for statement in [
+        "UPDATE batches SET calls = calls + ?2, tokens = tokens + ?3, cost = cost + ?4
+          WHERE id = ?1",
+        "UPDATE meta SET calls = calls + ?2, tokens = tokens + ?3, cost = cost + ?4
+          WHERE ?1 = ?1",
+    ] {
+        sqlx::query(statement)
+            .bind(batch)
+            .bind(used.calls)
+            .bind(used.tokens)
+            .bind(used.cost)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Compares what runs here by the database with what does, and returns jobs that a person cancelled
+/// or removed. One that another worker took over goes on: its answer is paid for and may be first.
+/// What the database gives us unknown to us was never called: it goes back unharmed.
+pub(super) async fn audit(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    in_flight: &[(i64, i64)],
+) -> Result<Vec<i64>, StoreError> {
+    let held: Vec<(i64, i64, i64)> = sqlx::query_as(
+        "SELECT id, claim, batch_id FROM jobs WHERE state = 'running' AND worker_id = ?1",
+    )
+    .bind(worker.0)
+    .fetch_all(&mut *connection)
+    .await?;
+    let known: HashSet<(i64, i64)> = in_flight.iter().copied().collect();
+    let orphans: Vec<(i64, i64)> = held
+        .iter()
+        .filter(|(job, claim, _)| !known.contains(&(*job, *claim)))
+        .map(|(job, _, batch)| (*job, *batch))
+        .collect();
+    release(connection, &orphans).await?;
+    let held: HashSet<(i64, i64)> = held
+        .into_iter()
+        .map(|(job, claim, _)| (job, claim))
+        .collect();
+    let missing: Vec<i64> = known.difference(&held).map(|(job, _)| *job).collect();
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    Ok(sqlx::query_scalar(
+        "SELECT e.value FROM json_each(?1) AS e LEFT JOIN jobs AS j ON j.id = e.value
+          WHERE j.id IS NULL OR j.state = 'cancelled'",
+    )
+    .bind(bulk::json(&missing)?)
+    .fetch_all(connection)
+    .await?)
+}
+
+async fn release(connection: &mut SqliteConnection, jobs: &[(i64, i64)]) -> Result<(), StoreError> {
+    for (job, batch) in jobs {
+        sqlx::query(
+            "UPDATE jobs SET state = 'pending', worker_id = NULL, lease_until = NULL WHERE id = ?1",
+        )
+        .bind(job)
+        .execute(&mut *connection)
+        .await?;
+        let moved = Counts {
+            pending: 1,
+            running: -1,
+            ..Counts::default()
+        };
+        move_counters(connection, *batch, &moved).await?;
+    }
+    Ok(())
+}
+
+/// Renews the leases of what runs here, and says that the worker lives.
+pub(super) async fn renew(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    moment: Moment,
+    lease: Duration,
+) -> Result<(), StoreError> {
+    let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    // Half a lease is left at the latest when this runs again; earlier ones need no write.
+    sqlx::query(
+        "UPDATE jobs SET lease_until = ?2
+          WHERE state = 'running' AND worker_id = ?1 AND lease_until < ?3",
+    )
+    .bind(worker.0)
+    .bind(moment.boot.saturating_add(lease))
+    .bind(moment.boot.saturating_add(lease / 2))
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("UPDATE workers SET heartbeat_at = ?2 WHERE id = ?1 AND heartbeat_at < ?3")
+        .bind(worker.0)
+        .bind(moment.now.0)
+        .bind(moment.now.0 - 5_000)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Takes back the jobs of dead workers, and those of others whose lease ran out.
+pub(super) async fn take_back(
+    connection: &mut SqliteConnection,
+    dead: &[WorkerId],
+    expired_but_of: Option<WorkerId>,
+    moment: Moment,
+    on_unknown: OnUnknown,
+) -> Result<u64, StoreError> {
+    let mut taken = 0;
+    for worker in dead {
+        taken += take_from_dead(connection, *worker, moment.now, on_unknown).await?;
+        sqlx::query("DELETE FROM workers WHERE id = ?1")
+            .bind(worker.0)
+            .execute(&mut *connection)
+            .await?;
+    }
+    let Some(own) = expired_but_of else {
+        return Ok(taken);
+    };
+    let expired: Vec<Held> = sqlx::query_as(
+        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at FROM jobs
+          WHERE state = 'running' AND worker_id != ?1 AND lease_until < ?2",
+    )
+    .bind(own.0)
+    .bind(moment.boot)
+    .fetch_all(&mut *connection)
+    .await?;
+    let message = "its worker did not renew the lease";
+    let lost: Vec<AttemptRow> = expired
+        .iter()
+        .map(|held| lost_row(held, moment.now, "lease_lost", message))
+        .collect();
+    write_attempts(connection, &lost).await?;
+    let jobs: Vec<(i64, i64)> = expired.iter().map(|held| (held.0, held.2)).collect();
+    release(connection, &jobs).await?;
+    Ok(taken + u64::try_from(jobs.len()).unwrap_or(u64::MAX))
+}
+
+/// A running job: id, claim, batch, attempts, `max_attempts`, deaths, key, start.
+type Held = (i64, i64, i64, i64, i64, i64, Option<i64>, i64);
+
+fn lost_row(held: &Held, now: Timestamp, outcome: &str, message: &str) -> AttemptRow {
+    (
+        (held.0, held.1, held.6, held.7, now.0, None),
+        (
+            outcome.to_owned(),
+            Some(message.to_owned()),
+            Paid::Maybe.as_str(),
+        ),
+        None,
+    )
+}
+
+async fn take_from_dead(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    now: Timestamp,
+    on_unknown: OnUnknown,
+) -> Result<u64, StoreError> {
+    let held: Vec<Held> = sqlx::query_as(
+        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at FROM jobs
+          WHERE state = 'running' AND worker_id = ?1",
+    )
+    .bind(worker.0)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut rows: Vec<JobRow> = Vec::new();
+    let mut lost = Vec::new();
+    let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
+    for held in &held {
+        let (id, claim, batch, attempts, max_attempts, deaths, ..) = *held;
+        let job = Job {
+            state: JobState::Running,
+            owned: true,
+            attempts,
+            max_attempts,
+            deaths,
+        };
+        let kind = ErrorKind::UnknownOutcome;
+        lost.push(lost_row(
+            held,
+            now,
+            kind.as_str(),
+            "the process died while the call was in flight",
+        ));
+        let batch = moved.entry(batch).or_default();
+        batch.used.calls += 1;
+        batch.counts.running -= 1;
+        if let Transition::Fail(_) = job::after_death(&job, on_unknown) {
+            batch.counts.failed += 1;
+            let failed = JobState::Failed.as_str();
+            rows.push((
+                id,
+                failed,
+                None,
+                attempts,
+                deaths + 1,
+                Some(claim),
+                Some(now.0),
+                None,
+            ));
+        } else {
+            batch.counts.pending += 1;
+            let pending = JobState::Pending.as_str();
+            rows.push((id, pending, None, attempts, deaths + 1, None, None, None));
+        }
+    }
+    write_attempts(connection, &lost).await?;
+    write_jobs(connection, &rows).await?;
+    for (batch, moved) in moved {
+        move_counters(connection, batch, &moved.counts).await?;
+        use_budget(connection, batch, &moved.used).await?;
+    }
+    Ok(u64::try_from(held.len()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,138 @@
+//! The queue at a glance, from counters and small tables: its cost does not grow with the jobs.
+
+use crate::domain::time::Timestamp;
+use crate::domain::view::{
+    BatchView, Counts, JobState, KeyStatus, KeyView, QueueStatus, Waiting, WorkerView,
+};
+use crate::store::{Store, StoreError};
+
+impl Store {
+    /// Returns the queue's status at `now`.
+    pub async fn status(&self, now: Timestamp) -> Result<QueueStatus, StoreError> {
+        let batches = self.batches().await?;
+        let mut counts = Counts::default();
+        for batch in &batches {
+            for state in JobState::ALL {
+                counts.add(state, batch.counts.of(state));
+            }
+        }
+        let throughput: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(finished), 0) FROM throughput WHERE bucket > ?1 AND bucket <= ?2",
+        )
+        .bind(now.0 / 10_000 - 6)
+        .bind(now.0 / 10_000)
+        .fetch_one(&self.readers)
+        .await?;
+        let keys = self.keys(now).await?;
+        let waiting_for = self.waiting(&counts, &keys, now).await?;
+        let workers = self.workers().await?;
+        Ok(QueueStatus {
+            counts,
+            batches,
+            workers,
+            keys,
+            throughput_per_minute: throughput,
+            waiting_for,
+        })
+    }
+
+    /// Returns the batches that have jobs, with their counts.
+    pub async fn batches(&self) -> Result<Vec<BatchView>, StoreError> {
+        let rows: Vec<(String, i64, i64, i64, i64, i64)> = sqlx::query_as(
+            "SELECT name, pending, running, succeeded, failed, cancelled FROM batches
+              WHERE pending + running + succeeded + failed + cancelled > 0 ORDER BY id",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(
+                |(name, pending, running, succeeded, failed, cancelled)| BatchView {
+                    name,
+                    counts: Counts {
+                        pending,
+                        running,
+                        succeeded,
+                        failed,
+                        cancelled,
+                    },
+                },
+            )
+            .collect())
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerView>, StoreError> {
+        let rows: Vec<(i64, String, i64, i64, i64, i64)> = sqlx::query_as(
+            "SELECT id, token, pid, workers, heartbeat_at,
+                    (SELECT count(*) FROM jobs WHERE state = 'running' AND worker_id = w.id)
+               FROM workers AS w ORDER BY id",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .filter(|(_, token, ..)| self.lives(token))
+            .map(|(id, _, pid, workers, heartbeat_at, busy)| WorkerView {
+                id: id.to_string(),
+                pid,
+                workers,
+                busy,
+                heartbeat_at: Timestamp(heartbeat_at),
+            })
+            .collect())
+    }
+
+    async fn waiting(
+        &self,
+        counts: &Counts,
+        keys: &[KeyView],
+        now: Timestamp,
+    ) -> Result<Option<Waiting>, StoreError> {
+        if counts.pending == 0 || counts.running > 0 {
+            return Ok(None);
+        }
+        let first_due: Option<i64> = sqlx::query_scalar(
+            "SELECT min((SELECT min(due_at) FROM jobs WHERE state = 'pending' AND model_id = m.id))
+               FROM models AS m",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        if let Some(due) = first_due.filter(|due| *due > now.0) {
+            let reason = "no job is due yet".to_owned();
+            return Ok(Some(Waiting {
+                reason,
+                until: Some(Timestamp(due)),
+            }));
+        }
+        let alive: Vec<&KeyView> = keys
+            .iter()
+            .filter(|key| {
+                !matches!(
+                    key.overall.status,
+                    KeyStatus::FailedInit | KeyStatus::Disabled
+                )
+            })
+            .collect();
+        if alive
+            .iter()
+            .any(|key| key.overall.status == KeyStatus::Available)
+        {
+            return Ok(None);
+        }
+        if alive.is_empty() {
+            let reason = (!keys.is_empty()).then(|| "no key is usable".to_owned());
+            return Ok(reason.map(|reason| Waiting {
+                reason,
+                until: None,
+            }));
+        }
+        let until = alive
+            .iter()
+            .filter_map(|key| key.overall.available_at)
+            .min();
+        Ok(Some(Waiting {
+            reason: format!("all {} keys rest", alive.len()),
+            until,
+        }))
+    }
+}

@@ -1,0 +1,238 @@
+//! One turn of a worker: settle, renew, take back, claim; one transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::job::{OnUnknown, Transition};
+use crate::domain::outcome::{Outcome, Paid, Usage};
+use crate::domain::slot::Rests;
+use crate::domain::time::{Moment, Timestamp};
+use crate::domain::view::{Counts, Waiting};
+use crate::store::{Store, StoreError, claim, keys, settle};
+
+/// A registered worker process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WorkerId(pub i64);
+
+/// Limits over all calls ever made for the jobs in scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// Calls.
+    pub calls: Option<i64>,
+    /// Tokens, by the API's totals.
+    pub tokens: Option<i64>,
+    /// Billionths of a US dollar.
+    pub cost: Option<i64>,
+}
+
+/// How much of a budget is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsedUp {
+    /// Calls that ended.
+    pub calls: i64,
+    /// Tokens.
+    pub tokens: i64,
+    /// Billionths of a US dollar.
+    pub cost: i64,
+}
+
+/// The rules of a worker's turns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Only jobs of this batch; all where it is absent.
+    pub batch: Option<i64>,
+    /// How long a claim holds without renewal.
+    pub lease: Duration,
+    /// How 429s make a slot rest.
+    pub rests: Rests,
+    /// The rest of a key after each use.
+    pub key_cooldown: Duration,
+    /// The shortest time between two calls.
+    pub api_call_interval: Duration,
+    /// What becomes of calls in flight at a death.
+    pub on_unknown: OnUnknown,
+    /// Limits over all calls.
+    pub budget: Budget,
+}
+
+/// An attempt that ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The job's row.
+    pub job: i64,
+    /// The number of the claim.
+    pub claim: i64,
+    /// The key's row.
+    pub key: i64,
+    /// The model's row.
+    pub model: i64,
+    /// When it was claimed.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The status of the answer, if one came.
+    pub http_status: Option<u16>,
+    /// What the API or the network said; holds no secret.
+    pub message: Option<String>,
+    /// Whether it may have been billed.
+    pub paid: Paid,
+    /// Tokens, where the answer told.
+    pub usage: Option<Usage>,
+    /// Billionths of a US dollar.
+    pub cost: i64,
+    /// The whole answer as JSON text.
+    pub raw: Option<Arc<str>>,
+    /// A number in `0.0..1.0` that spreads delays.
+    pub jitter: f64,
+}
+
+/// What a turn has to do.
+#[derive(Debug, Clone)]
+pub struct TurnRequest {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// When.
+    pub moment: Moment,
+    /// Attempts that ended since the last turn.
+    pub ended: Vec<Ended>,
+    /// Calls that may start.
+    pub capacity: usize,
+    /// Rows of the keys that this process holds.
+    pub keys: Vec<i64>,
+    /// Attempts that go on, as (job, claim).
+    pub in_flight: Vec<(i64, i64)>,
+    /// Whether to compare the database's view of what runs here with `in_flight`, to renew leases
+    /// and to look for those that ran out.
+    pub audit: bool,
+    /// Workers whose process is dead.
+    pub dead: Vec<WorkerId>,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// The attempt.
+    pub ended: Ended,
+    /// What it did to its job.
+    pub transition: Transition,
+}
+
+/// A job to call the API for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The job's row.
+    pub job: i64,
+    /// The number of the claim.
+    pub claim: i64,
+    /// The key's row.
+    pub key: i64,
+    /// The model's row.
+    pub model: i64,
+    /// The model's name.
+    pub model_name: String,
+    /// The caller's name for the job.
+    pub task_id: String,
+    /// The body of the call.
+    pub request: String,
+}
+
+/// What a turn did and saw.
+#[derive(Debug, Clone, Default)]
+pub struct TurnReport {
+    /// Attempts that were settled.
+    pub settled: Vec<Settled>,
+    /// Jobs to start.
+    pub claimed: Vec<Claimed>,
+    /// Jobs in flight here that a person cancelled or removed.
+    pub lost: Vec<i64>,
+    /// Jobs that were taken back from dead or hung workers.
+    pub taken_back: u64,
+    /// Jobs in scope by state.
+    pub counts: Counts,
+    /// Keys of this process that are neither refused nor switched off.
+    pub keys_alive: usize,
+    /// The earliest time at which more can start, apart from new jobs.
+    pub wake_at: Option<Timestamp>,
+    /// What due jobs wait for, where it is the keys.
+    pub waiting: Option<Waiting>,
+    /// Whether a limit of the budget is reached.
+    pub budget_reached: bool,
+}
+
+impl Store {
+    /// Runs one turn in one transaction.
+    ///
+    /// After an error nothing of it may have happened, or all: the same ended attempts given again
+    /// settle once, and an audit gives back what was claimed unknown to the caller.
+    pub async fn turn(
+        &self,
+        request: TurnRequest,
+        policy: Policy,
+    ) -> Result<TurnReport, StoreError> {
+        self.writer
+            .write(move |connection| Box::pin(run(connection, request, policy)))
+            .await
+    }
+}
+
+async fn run(
+    connection: &mut SqliteConnection,
+    request: TurnRequest,
+    policy: Policy,
+) -> Result<TurnReport, StoreError> {
+    let TurnRequest {
+        worker,
+        moment,
+        ended,
+        capacity,
+        keys: own_keys,
+        in_flight,
+        audit,
+        dead,
+    } = request;
+    let mut report = TurnReport::default();
+    let changed_keys = !ended.is_empty();
+    if changed_keys {
+        keys::after_attempts(connection, &ended, &policy, moment.now).await?;
+        report.settled = settle::ended(connection, ended, moment.now).await?;
+    }
+    if audit {
+        report.lost = settle::audit(connection, worker, &in_flight).await?;
+        settle::renew(connection, worker, moment, policy.lease).await?;
+    }
+    report.taken_back = settle::take_back(
+        connection,
+        &dead,
+        audit.then_some(worker),
+        moment,
+        policy.on_unknown,
+    )
+    .await?;
+    claim::claim(
+        connection,
+        worker,
+        moment,
+        capacity,
+        &own_keys,
+        &policy,
+        &mut report,
+    )
+    .await?;
+    if audit
+        || report
+            .settled
+            .iter()
+            .any(|settled| concerns_keys(&settled.ended.outcome))
+    {
+        keys::refresh(connection, &policy.rests, moment.now).await?;
+    }
+    Ok(report)
+}
+
+fn concerns_keys(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Exhausted(_) | Outcome::BadKey)
+}

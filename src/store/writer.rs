@@ -1,0 +1,163 @@
+//! The one task that writes.
+//!
+//! It owns the one connection that writes and is never cancelled; callers wait on a channel. Every
+//! write is an explicit `BEGIN IMMEDIATE` … `COMMIT`, and the connection is thrown away after any
+//! error: one whose COMMIT has failed may say yes to later ones and store nothing.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::store::connection::{self, BUSY_SLICE, Identity};
+use crate::store::error::{StoreError, is_busy};
+
+/// Work that waits for the connection.
+type Command = Box<dyn for<'a> FnOnce(&'a mut Link) -> BoxFuture<'a, ()> + Send>;
+
+/// How long a caller waits for another process's lock.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Callers that may wait at once.
+const QUEUE: usize = 64;
+
+/// A handle to the writing task, which ends with the last one.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    commands: mpsc::Sender<Command>,
+}
+
+/// The connection, opened when it is needed.
+struct Link {
+    path: PathBuf,
+    identity: Option<Identity>,
+    connection: Option<SqliteConnection>,
+}
+
+impl Writer {
+    /// Starts the task for the database at `path`, which has to exist.
+    pub(crate) fn start(path: PathBuf) -> Self {
+        let identity = Identity::of(&path);
+        let (commands, mut queue) = mpsc::channel::<Command>(QUEUE);
+        let mut link = Link {
+            path,
+            identity,
+            connection: None,
+        };
+        tokio::spawn(async move {
+            while let Some(command) = queue.recv().await {
+                command(&mut link).await;
+            }
+            if let Some(connection) = link.connection.take()
+                && let Err(error) = connection.close().await
+            {
+                tracing::warn!(%error, "the database did not close cleanly");
+            }
+        });
+        Self { commands }
+    }
+
+    /// Runs `work` in one transaction and returns its value once that is on disk.
+    ///
+    /// An error from `work` rolls everything back. An error from COMMIT means *unknown*: what is
+    /// written has to be such that writing it again is harmless.
+    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>
+            + Send
+            + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(move |link| {
+            Box::pin(async move {
+                let result = link.transaction(work).await;
+                // A caller that went away no longer wants to know.
+                drop(reply.send(result));
+            })
+        });
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Waits until all that was asked before is done, and the connection is closed.
+    pub(crate) async fn close(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(move |link| {
+            Box::pin(async move {
+                let closed = match link.connection.take() {
+                    Some(connection) => connection.close().await,
+                    None => Ok(()),
+                };
+                drop(reply.send(closed));
+            })
+        });
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        Ok(answer.await.map_err(|_| StoreError::Closed)??)
+    }
+}
+
+impl Link {
+    async fn transaction<T, F>(&mut self, work: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    {
+        let mut connection = self.begin().await?;
+        let result = match work(&mut connection).await {
+            Ok(value) => {
+                let committed = sqlx::query("COMMIT").execute(&mut connection).await;
+                committed.map(|_| value).map_err(StoreError::from)
+            }
+            Err(error) => Err(error),
+        };
+        if result.is_ok() {
+            self.connection = Some(connection);
+        } else if let Err(error) = connection.close_hard().await {
+            tracing::debug!(%error, "a connection that failed did not close cleanly");
+        }
+        result
+    }
+
+    /// Opens the transaction; another process's lock is waited for.
+    async fn begin(&mut self) -> Result<SqliteConnection, StoreError> {
+        let started = Instant::now();
+        loop {
+            if Identity::of(&self.path) != self.identity {
+                return Err(StoreError::Replaced(self.path.clone()));
+            }
+            let mut connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => connection::open_writer(&self.path).await?,
+            };
+            match sqlx::query("BEGIN IMMEDIATE")
+                .execute(&mut connection)
+                .await
+            {
+                Ok(_) => return Ok(connection),
+                Err(error) if is_busy(&error) => {
+                    let waited = started.elapsed();
+                    if waited + BUSY_SLICE / 2 >= PATIENCE {
+                        return Err(StoreError::Locked {
+                            path: self.path.clone(),
+                            waited,
+                        });
+                    }
+                    tracing::warn!(
+                        waited_s = waited.as_secs(),
+                        "another process holds the database; waiting"
+                    );
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

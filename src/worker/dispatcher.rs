@@ -1,0 +1,342 @@
+//! The loop of turns: collects attempts that ended, runs one turn at a time, starts what it claims.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::future::OptionFuture;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::domain::job::Transition;
+use crate::domain::outcome::{ErrorKind, Outcome};
+use crate::gemini::client::Client;
+use crate::store::{Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId};
+use crate::worker::attempt::{self, Started, WorkerKey};
+use crate::worker::event::{Event, Events};
+use crate::worker::{Finish, OnExhausted, Phase, WorkerOptions};
+
+/// How often a worker that has nothing else to do looks for new jobs.
+const POLL: Duration = Duration::from_millis(200);
+
+/// How often it looks for dead neighbours, cancelled jobs and leases that ran out.
+const AUDIT: Duration = Duration::from_millis(700);
+
+/// How long it waits at most before it tries a turn again that the database refused.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// Answers that wait for a database that cannot be written; beyond them nothing new starts anyway.
+pub(super) struct Dispatcher<'a> {
+    store: &'a Store,
+    client: &'a Client,
+    options: WorkerOptions,
+    worker: WorkerId,
+    events: Events,
+    keys: HashMap<i64, WorkerKey>,
+    tasks: JoinSet<Ended>,
+    in_flight: HashMap<Id, (Started, AbortHandle)>,
+    ended: Vec<Ended>,
+    /// What a turn under way is settling; kept until that is known to be on disk.
+    settling: Vec<Ended>,
+    /// Names of jobs whose attempt ended and is not settled.
+    names: HashMap<(i64, i64), Started>,
+    /// When workers that rest after a call may go on.
+    resting: Vec<Instant>,
+    phase: Phase,
+    cut_at: Option<Instant>,
+    next_turn: Instant,
+    next_audit: Instant,
+    failures: u32,
+    report: TurnReport,
+    refused_location: bool,
+}
+
+impl<'a> Dispatcher<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        client: &'a Client,
+        options: WorkerOptions,
+        worker: WorkerId,
+        events: Events,
+    ) -> Self {
+        let keys = options.keys.iter().map(|key| (key.id, key.clone())).collect();
+        let now = Instant::now();
+        Self {
+            store,
+            client,
+            options,
+            worker,
+            events,
+            keys,
+            tasks: JoinSet::new(),
+            in_flight: HashMap::new(),
+            ended: Vec::new(),
+            settling: Vec::new(),
+            names: HashMap::new(),
+            resting: Vec::new(),
+            phase: Phase::Running,
+            cut_at: None,
+            next_turn: now,
+            next_audit: now,
+            failures: 0,
+            report: TurnReport::default(),
+            refused_location: false,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut stop: watch::Receiver<Phase>,
+    ) -> Result<Finish, StoreError> {
+        let store = self.store;
+        let mut turn: OptionFuture<_> = None.into();
+        let mut turning = false;
+        self.enter(*stop.borrow_and_update());
+        loop {
+            if !turning && self.wants_turn() {
+                let request = self.request().await?;
+                let policy = self.options.policy.clone();
+                turn = Some(Box::pin(store.turn(request, policy))).into();
+                turning = true;
+            }
+            let wake = self.wake(turning);
+            tokio::select! {
+                Some(result) = &mut turn, if turning => {
+                    turning = false;
+                    turn = None.into();
+                    match result {
+                        Ok(report) => {
+                            if let Some(finish) = self.after_turn(report) {
+                                return Ok(finish);
+                            }
+                        }
+                        Err(error) => self.after_failed_turn(error)?,
+                    }
+                }
+                Some(joined) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
+                    self.collect(joined);
+                }
+                changed = stop.changed(), if self.phase != Phase::Aborting => {
+                    // Whoever could say stop is gone: nobody waits for more.
+                    let phase = if changed.is_ok() { *stop.borrow_and_update() } else { Phase::Draining };
+                    self.enter(phase);
+                }
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            if self.cut_at.is_some_and(|at| at <= Instant::now()) {
+                self.enter(Phase::Aborting);
+            }
+        }
+    }
+
+    /// Returns whether there is a reason for a turn now.
+    fn wants_turn(&self) -> bool {
+        let now = Instant::now();
+        if self.failures > 0 {
+            return now >= self.next_turn;
+        }
+        !self.ended.is_empty() || now >= self.next_turn || now >= self.next_audit
+    }
+
+    fn wake(&self, turning: bool) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let cut = self.cut_at.filter(|_| self.phase == Phase::Draining).unwrap_or(far);
+        if turning { cut } else { self.next_turn.min(self.next_audit).min(cut) }
+    }
+
+    async fn request(&mut self) -> Result<TurnRequest, StoreError> {
+        let now = Instant::now();
+        let audit = now >= self.next_audit || self.failures > 0;
+        let dead = if audit {
+            self.next_audit = now + AUDIT;
+            self.store.dead_workers(self.worker).await.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        self.settling.append(&mut self.ended);
+        let ended = self.settling.clone();
+        self.resting.retain(|until| *until > now);
+        let busy = self.in_flight.len() + self.resting.len();
+        let capacity = match self.phase {
+            Phase::Running if !self.refused_location => self.options.workers.saturating_sub(busy),
+            _ => 0,
+        };
+        let mut in_flight: Vec<(i64, i64)> =
+            self.in_flight.values().map(|(started, _)| (started.job, started.claim)).collect();
+        in_flight.extend(ended.iter().map(|ended| (ended.job, ended.claim)));
+        Ok(TurnRequest {
+            worker: self.worker,
+            moment: clock::moment(),
+            ended,
+            capacity,
+            keys: self.keys.keys().copied().collect(),
+            in_flight,
+            audit,
+            dead,
+        })
+    }
+
+    /// Takes what a turn did; returns why the worker ends, if it does.
+    fn after_turn(&mut self, mut report: TurnReport) -> Option<Finish> {
+        self.failures = 0;
+        self.settling.clear();
+        for settled in std::mem::take(&mut report.settled) {
+            self.tell(&settled);
+        }
+        for job in &report.lost {
+            let cut = self.in_flight.values().find(|(started, _)| started.job == *job);
+            if let Some((_, abort)) = cut {
+                abort.abort();
+            }
+        }
+        if report.taken_back > 0 {
+            self.events.send(&Event::TakenBack { jobs: report.taken_back });
+        }
+        let claimed = std::mem::take(&mut report.claimed);
+        if !claimed.is_empty() {
+            self.events.send(&Event::Started { jobs: claimed.len() });
+        }
+        for claimed in claimed {
+            self.start(claimed);
+        }
+        self.events.send(&Event::Turn {
+            counts: report.counts,
+            in_flight: self.in_flight.len(),
+            waiting: report.waiting.clone(),
+        });
+        self.schedule(&report);
+        self.report = report;
+        self.finish()
+    }
+
+    /// Decides when the next turn is due if nothing happens before.
+    fn schedule(&mut self, report: &TurnReport) {
+        let now = Instant::now();
+        let due = report.wake_at.map(|at| now + at.since(clock::now()).max(Duration::from_millis(1)));
+        let rested = self.resting.iter().min().copied();
+        let poll = now + POLL;
+        self.next_turn = [due, rested].into_iter().flatten().fold(poll, Instant::min);
+    }
+
+    fn after_failed_turn(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !error.is_transient() {
+            return Err(error);
+        }
+        if self.failures == 0 {
+            self.events.send(&Event::StoreTrouble { message: error.to_string() });
+        }
+        let backoff = Duration::from_millis(100).saturating_mul(1 << self.failures.min(6));
+        self.failures += 1;
+        self.next_turn = Instant::now() + backoff.min(LONGEST_BACKOFF);
+        Ok(())
+    }
+
+    fn finish(&self) -> Option<Finish> {
+        if !self.in_flight.is_empty() || !self.ended.is_empty() {
+            return None;
+        }
+        if self.refused_location {
+            return Some(Finish::LocationRefused);
+        }
+        if self.phase != Phase::Running {
+            return Some(Finish::Stopped);
+        }
+        let left = self.report.counts.pending > 0;
+        if self.options.drain && self.report.counts.unfinished() == 0 {
+            Some(Finish::Drained)
+        } else if left && self.report.budget_reached {
+            Some(Finish::BudgetReached)
+        } else if self.report.keys_alive == 0 {
+            Some(Finish::NoUsableKey)
+        } else if left
+            && self.report.waiting.is_some()
+            && self.options.on_exhausted == OnExhausted::Exit
+        {
+            Some(Finish::Exhausted)
+        } else {
+            None
+        }
+    }
+
+    fn start(&mut self, claimed: crate::store::Claimed) {
+        let started = Started::new(&claimed);
+        let Some(key) = self.keys.get(&claimed.key).cloned() else {
+            self.ended.push(started.ended(Outcome::Cut, None));
+            return;
+        };
+        let call = attempt::run(
+            started.clone(),
+            claimed.request,
+            key,
+            self.client.clone(),
+            self.options.reject_truncated,
+        );
+        let abort = self.tasks.spawn(call);
+        self.in_flight.insert(abort.id(), (started, abort));
+    }
+
+    /// Takes an attempt that ended, was cut, or panicked.
+    fn collect(&mut self, joined: Result<(Id, Ended), JoinError>) {
+        let id = match &joined {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let Some((started, _)) = self.in_flight.remove(&id) else { return };
+        let ended = match joined {
+            Ok((_, ended)) => ended,
+            Err(error) if error.is_panic() => {
+                tracing::error!(job.id = started.job, "an attempt panicked; this is a bug in gq");
+                let message = "an internal fault ended the attempt".to_owned();
+                started.ended(Outcome::Failed(ErrorKind::Internal), Some(message))
+            }
+            Err(_) => started.ended(Outcome::Cut, Some("cut by a stop or a cancel".to_owned())),
+        };
+        if !self.options.worker_cooldown.is_zero() {
+            self.resting.push(Instant::now() + self.options.worker_cooldown);
+        }
+        self.refused_location |= ended.outcome == Outcome::LocationRefused;
+        self.names.insert((started.job, started.claim), started);
+        self.ended.push(ended);
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        if phase <= self.phase {
+            return;
+        }
+        self.phase = phase;
+        match phase {
+            Phase::Running => {}
+            Phase::Draining => {
+                self.cut_at = Some(Instant::now() + self.options.grace);
+                self.events.send(&Event::Draining);
+            }
+            Phase::Aborting => {
+                self.cut_at = None;
+                self.tasks.abort_all();
+            }
+        }
+        self.next_turn = Instant::now();
+    }
+
+    fn tell(&mut self, settled: &Settled) {
+        let ended = &settled.ended;
+        let Some(started) = self.names.remove(&(ended.job, ended.claim)) else { return };
+        let key = || self.keys.get(&ended.key).map_or_else(String::new, |key| key.name.clone());
+        let message = ended.message.clone().unwrap_or_default();
+        let task_id = started.task_id;
+        let event = match (&ended.outcome, settled.transition) {
+            (Outcome::BadKey, _) => Event::KeyRefused { key: key(), message },
+            (Outcome::Exhausted(_), _) => {
+                Event::RateLimited { key: key(), model: started.model_name }
+            }
+            (_, Transition::Succeed) => Event::Succeeded { task_id },
+            (_, Transition::Fail(kind)) => Event::Failed { task_id, kind, message },
+            (Outcome::Failed(kind), Transition::RetryAfter(_)) => {
+                Event::Retrying { task_id, kind: *kind, message }
+            }
+            _ => return,
+        };
+        self.events.send(&event);
+    }
+}

@@ -1,0 +1,96 @@
+//! What a worker tells of itself, for progress, logs and whoever embeds it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::domain::outcome::ErrorKind;
+use crate::domain::view::{Counts, Waiting};
+
+/// Something that happened in a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Jobs were claimed and their calls start.
+    Started {
+        /// How many.
+        jobs: usize,
+    },
+    /// A job ended with an answer.
+    Succeeded {
+        /// The caller's name for it.
+        task_id: String,
+    },
+    /// A job ended without an answer.
+    Failed {
+        /// The caller's name for it.
+        task_id: String,
+        /// Why.
+        kind: ErrorKind,
+        /// What the API or the network said.
+        message: String,
+    },
+    /// An attempt failed and the job will be tried again.
+    Retrying {
+        /// The caller's name for it.
+        task_id: String,
+        /// Why.
+        kind: ErrorKind,
+        /// What the API or the network said.
+        message: String,
+    },
+    /// The API refused a key.
+    KeyRefused {
+        /// The variable's name.
+        key: String,
+        /// What the API said.
+        message: String,
+    },
+    /// A key reached a rate limit for one model.
+    RateLimited {
+        /// The variable's name.
+        key: String,
+        /// The model.
+        model: String,
+    },
+    /// Jobs of dead or hung workers are pending again.
+    TakenBack {
+        /// How many.
+        jobs: u64,
+    },
+    /// A turn is done.
+    Turn {
+        /// Jobs in scope by state.
+        counts: Counts,
+        /// Calls in flight here.
+        in_flight: usize,
+        /// What the queue waits for.
+        waiting: Option<Waiting>,
+    },
+    /// The database could not be written; it is tried again.
+    StoreTrouble {
+        /// What went wrong.
+        message: String,
+    },
+    /// No more is claimed; calls in flight may end.
+    Draining,
+}
+
+/// Where events go.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(&Event) + Send + Sync>);
+
+impl Events {
+    /// Calls `listener` with each event; it must not block.
+    pub fn to(listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(listener))
+    }
+
+    pub(crate) fn send(&self, event: &Event) {
+        (self.0)(event);
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}

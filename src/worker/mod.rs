@@ -1,0 +1,102 @@
+//! The worker: turns, calls in flight, stopping.
+//!
+//! Only the dispatcher writes to the store; an attempt gets a job, a key and a client and returns
+//! what it came to.
+
+mod attempt;
+mod dispatcher;
+mod event;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use attempt::WorkerKey;
+pub use event::{Event, Events};
+
+use crate::clock;
+use crate::gemini::client::Client;
+use crate::store::{Policy, Store, StoreError};
+use dispatcher::Dispatcher;
+
+/// How far a worker is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Work.
+    Running,
+    /// Claim no more, let calls in flight end.
+    Draining,
+    /// Cut what is in flight.
+    Aborting,
+}
+
+/// What to do when all keys rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// Wait until one is back.
+    Wait,
+    /// Leave.
+    Exit,
+}
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Calls in flight at once.
+    pub workers: usize,
+    /// Whether to end when nothing in scope is pending or running.
+    pub drain: bool,
+    /// The rules of its turns.
+    pub policy: Policy,
+    /// The rest of one worker after each call.
+    pub worker_cooldown: Duration,
+    /// How long calls in flight may go on at a stop.
+    pub grace: Duration,
+    /// What to do when all keys rest.
+    pub on_exhausted: OnExhausted,
+    /// Whether text cut by the output limit is a failure.
+    pub reject_truncated: bool,
+    /// The keys.
+    pub keys: Vec<WorkerKey>,
+}
+
+/// Why a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// Nothing in scope is left to do.
+    Drained,
+    /// It was told to stop.
+    Stopped,
+    /// All keys rest, and it was to leave then.
+    Exhausted,
+    /// No key can work at all.
+    NoUsableKey,
+    /// A budget is used up with work left.
+    BudgetReached,
+    /// The API serves nobody from this address.
+    LocationRefused,
+}
+
+/// Works the queue until there is a reason to end.
+///
+/// # Errors
+/// What the store says when it cannot go on: the file is gone, damaged, not writable for ever.
+/// A full disk or a lock is waited for.
+pub async fn run(
+    store: &Store,
+    client: &Client,
+    options: WorkerOptions,
+    stop: watch::Receiver<Phase>,
+    events: Events,
+) -> Result<Finish, StoreError> {
+    let boot = clock::boot_id();
+    let registration = store.register_worker(options.workers, boot, clock::now()).await?;
+    let worker = registration.worker;
+    let finish = Dispatcher::new(store, client, options, worker, events).run(stop).await;
+    // After an error the lock goes with the process; its row is swept by the next worker.
+    if finish.is_ok() {
+        store.deregister(registration).await?;
+        store.sweep_locks().await?;
+    }
+    finish
+}
