@@ -200,3 +200,6 @@ fn conflict_reason(first: u64) -> String {
 fn read_line(line: &Line<'_>, number: u64, defaults: &Defaults) -> Result<Option<NewJob>, String> {
     parse_line(line.read()?, number, defaults)
 }
+
+#[cfg(test)]
+mod tests;

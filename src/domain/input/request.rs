@@ -192,12 +192,13 @@ fn describe(violation: &Violation, prefix: &str) -> String {
         }
         Problem::NotRepeated { name } => format!("{} takes one value, not a list", place(name)),
         Problem::WrongType { expected, found } => {
-            format!(
-                "{} must be {}, not {}",
-                place(""),
-                expectation(expected),
-                finding(found)
-            )
+            // A single value of the right type stands where a list belongs.
+            let expected = match (expected, found) {
+                (Kind::Message(_), Value::Object(_)) => "a list of objects".to_owned(),
+                (Kind::String, Value::String(_)) => "a list of texts".to_owned(),
+                _ => expectation(expected),
+            };
+            format!("{} must be {expected}, not {}", place(""), finding(found))
         }
     }
 }
