@@ -1,5 +1,7 @@
 //! What jobs, keys, slots and input lines mean. Pure: no I/O, no clock, no randomness.
 
+pub mod canonical;
+pub mod input;
 pub mod job;
 pub mod outcome;
 pub mod plan;

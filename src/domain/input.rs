@@ -1,0 +1,140 @@
+//! The meaning of an input line: one JSON object becomes one checked job.
+//!
+//! Owns the names of the fields, their checks and the reasons told to people. Reads no file.
+
+use sha2::{Digest, Sha256};
+
+use super::canonical;
+use super::time::Timestamp;
+use fields::{Field, Fields};
+
+mod fields;
+mod request;
+mod settings;
+
+pub use settings::model_name;
+
+/// What a line gets that does not say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// The model, without `models/`.
+    pub model: String,
+    /// The priority; higher goes first.
+    pub priority: i64,
+    /// How often a job is tried.
+    pub max_attempts: u32,
+    /// The time before which no job starts.
+    pub not_before: Option<Timestamp>,
+}
+
+/// A job as its line describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// The caller's own name for the job.
+    pub task_id: String,
+    /// The line's number, from 1.
+    pub line: u64,
+    /// The model, without `models/`.
+    pub model: String,
+    /// The priority; higher goes first.
+    pub priority: i64,
+    /// How often the job is tried.
+    pub max_attempts: u32,
+    /// The time before which the job must not start.
+    pub not_before: Option<Timestamp>,
+    /// The `GenerateContentRequest` as JSON text exactly as it will be sent.
+    pub request: String,
+    /// The metadata as JSON text exactly as it was given.
+    pub metadata: Option<String>,
+    /// A hash of request, metadata and settings as JSON values: equal content has an equal digest.
+    pub digest: [u8; 16],
+}
+
+/// The fields that may stand beside `request`.
+const BESIDE_REQUEST: [Field; 8] = [
+    Field::Key,
+    Field::Request,
+    Field::Metadata,
+    Field::TaskId,
+    Field::Model,
+    Field::Priority,
+    Field::MaxAttempts,
+    Field::NotBefore,
+];
+
+/// Reads one line; `None` where it is blank.
+///
+/// An error is the reason for people, without the line's number.
+pub fn parse_line(text: &str, line: u64, defaults: &Defaults) -> Result<Option<NewJob>, String> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let fields = Fields::parse(text)?;
+    let metadata = fields.get(Field::Metadata);
+    if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
+        return Err("`metadata` must be an object".to_owned());
+    }
+    let (request, requested_model) = request_of(&fields)?;
+    let mut job = NewJob {
+        task_id: settings::task_id(&fields, metadata, line)?,
+        line,
+        model: settings::model(&fields, requested_model.as_deref(), defaults)?,
+        priority: settings::priority(&fields, defaults)?,
+        max_attempts: settings::max_attempts(&fields, defaults)?,
+        not_before: settings::not_before(&fields, defaults)?,
+        request,
+        metadata: metadata.map(str::to_owned),
+        digest: [0; 16],
+    };
+    job.digest = digest(&job)?;
+    Ok(Some(job))
+}
+
+/// Returns the text to send, and the model that it names.
+fn request_of(fields: &Fields<'_>) -> Result<(String, Option<String>), String> {
+    let Some(text) = fields.get(Field::Request) else {
+        if fields.get(Field::Key).is_some() {
+            return Err("`key` belongs to a line with a `request`; use `task_id`".to_owned());
+        }
+        settings::stream(fields)?;
+        return Ok((request::from_prompt(fields)?, None));
+    };
+    if let Some(field) = fields.given().find(|field| !BESIDE_REQUEST.contains(field)) {
+        return Err(format!("`{}` cannot stand beside `request`", field.name()));
+    }
+    let model = request::check_batch(text)?;
+    Ok((text.to_owned(), model))
+}
+
+fn digest(job: &NewJob) -> Result<[u8; 16], String> {
+    let metadata = job.metadata.as_deref();
+    let capacity = job.request.len() + metadata.map_or(0, str::len) + 80;
+    let mut content = String::with_capacity(capacity);
+    canonical::write_canonical(&job.request, &mut content)?;
+    // No canonical text holds a NUL, so the parts cannot run into each other.
+    content.push('\0');
+    if let Some(metadata) = metadata {
+        canonical::write_canonical(metadata, &mut content)
+            .map_err(|reason| format!("`metadata`: {reason}"))?;
+    }
+    let not_before = job
+        .not_before
+        .map(|time| time.0.to_string())
+        .unwrap_or_default();
+    for setting in [
+        &job.model,
+        &job.priority.to_string(),
+        &job.max_attempts.to_string(),
+        &not_before,
+    ] {
+        content.push('\0');
+        content.push_str(setting);
+    }
+    let hash = Sha256::digest(content.as_bytes());
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hash[..16]);
+    Ok(digest)
+}
+
+#[cfg(test)]
+mod tests;

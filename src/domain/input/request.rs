@@ -1,0 +1,300 @@
+//! From the fields of a line to the text of a `GenerateContentRequest`.
+//!
+//! Values are copied as text, so numbers and the order of names go out as the user wrote them.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::fields::{Field, Fields, Members, shorten, string};
+use crate::domain::canonical;
+use crate::domain::schema::{self, Kind, Message, Problem, Violation};
+
+const REQUEST: &str = "GenerateContentRequest";
+const KINDS: [&str; 4] = ["audio", "video", "image", "file"];
+/// How many violations one reason tells.
+const TOLD: usize = 3;
+
+/// The fields of a line that are fields of the request too.
+const PASSED_ON: [(Field, &str); 8] = [
+    (Field::SystemInstruction, "systemInstruction"),
+    (Field::GenerationConfig, "generationConfig"),
+    (Field::SafetySettings, "safetySettings"),
+    (Field::Tools, "tools"),
+    (Field::ToolConfig, "toolConfig"),
+    (Field::CachedContent, "cachedContent"),
+    (Field::ServiceTier, "serviceTier"),
+    (Field::Labels, "labels"),
+];
+
+/// Returns the request of a line that has a prompt.
+pub(super) fn from_prompt(fields: &Fields<'_>) -> Result<String, String> {
+    let prompt = prompt(fields.get(Field::Prompt).unwrap_or("\"\""))?;
+    let mut out = String::with_capacity(prompt.len() + 64);
+    out.push_str(r#"{"contents":[{"role":"user","parts":[{"text":"#);
+    out.push_str(&prompt);
+    out.push_str("}]}]");
+    let passed_on = passed_on(fields)?;
+    check(&passed_on, "")?;
+    for (name, text) in &passed_on {
+        out.push_str(",\"");
+        out.push_str(name);
+        out.push_str("\":");
+        if let Some(field) = Message::named(REQUEST).and_then(|message| message.field(name)) {
+            write_renamed(&field.kind, field.repeated, text, name, &mut out)?;
+        }
+    }
+    out.push('}');
+    Ok(out)
+}
+
+/// Returns the prompt as JSON text with its tokens settled.
+fn prompt(value: &str) -> Result<Cow<'_, str>, String> {
+    let text = string(value)
+        .map_err(|reason| format!("`prompt`: {reason}"))?
+        .ok_or_else(|| "`prompt` must be text".to_owned())?;
+    if text.trim().is_empty() {
+        return Err("nothing to send: `prompt` is empty".to_owned());
+    }
+    match settle_tokens(&text)? {
+        Cow::Borrowed(_) => Ok(value.into()),
+        Cow::Owned(plain) => serde_json::to_string(&plain)
+            .map(Cow::Owned)
+            .map_err(|error| canonical::reason(&error)),
+    }
+}
+
+/// Makes `\<audio>` and its like the literal token; refuses a token, since there is no media.
+fn settle_tokens(text: &str) -> Result<Cow<'_, str>, String> {
+    let mut plain = String::new();
+    let mut copied = 0;
+    for (at, _) in text.match_indices('<') {
+        let rest = &text[at + 1..];
+        let kind = KINDS.iter().find(|kind| {
+            rest.strip_prefix(**kind)
+                .is_some_and(|rest| rest.starts_with('>'))
+        });
+        let Some(kind) = kind else { continue };
+        if !text[..at].ends_with('\\') {
+            return Err(format!(
+                "the prompt has an `<{kind}>` token but there is no {kind}"
+            ));
+        }
+        plain.push_str(&text[copied..at - 1]);
+        copied = at;
+    }
+    if copied == 0 {
+        return Ok(text.into());
+    }
+    plain.push_str(&text[copied..]);
+    Ok(plain.into())
+}
+
+/// Returns the request's further fields: their API names and values as text.
+fn passed_on<'a>(fields: &Fields<'a>) -> Result<Vec<(&'static str, Cow<'a, str>)>, String> {
+    let mut found = Vec::new();
+    for (field, name) in PASSED_ON {
+        let Some(text) = fields.get(field) else {
+            continue;
+        };
+        if field != Field::SystemInstruction || !text.starts_with('"') {
+            found.push((name, text.into()));
+            continue;
+        }
+        // An empty instruction is none; the API would refuse an empty part.
+        if text != "\"\"" {
+            found.push((name, format!(r#"{{"parts":[{{"text":{text}}}]}}"#).into()));
+        }
+    }
+    Ok(found)
+}
+
+fn check(fields: &[(&'static str, Cow<'_, str>)], prefix: &str) -> Result<(), String> {
+    if fields.is_empty() {
+        return Ok(());
+    }
+    let mut object = Map::new();
+    for (name, text) in fields {
+        let value = serde_json::from_str(text).map_err(|error| {
+            format!(
+                "`{}`: {}",
+                schema::snake_case(name),
+                canonical::reason(&error)
+            )
+        })?;
+        object.insert((*name).to_owned(), value);
+    }
+    refuse(&schema::check(REQUEST, &Value::Object(object)), prefix)
+}
+
+/// Checks the request of a Gemini Batch line, which goes out as it stands; returns its model.
+pub(super) fn check_batch(text: &str) -> Result<Option<String>, String> {
+    if !text.starts_with('{') {
+        return Err("`request` must be an object".to_owned());
+    }
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| format!("`request`: {}", canonical::reason(&error)))?;
+    refuse(&schema::check(REQUEST, &value), "request")?;
+    if value
+        .get("contents")
+        .and_then(Value::as_array)
+        .is_none_or(Vec::is_empty)
+    {
+        return Err("nothing to send: `request.contents` is empty".to_owned());
+    }
+    Ok(value
+        .get("model")
+        .and_then(Value::as_str)
+        .map(str::to_owned))
+}
+
+fn refuse(violations: &[Violation], prefix: &str) -> Result<(), String> {
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = violations
+        .iter()
+        .take(TOLD)
+        .map(|violation| describe(violation, prefix))
+        .collect();
+    let more = violations.len() - told.len();
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
+    Err(told.join("; ") + &more)
+}
+
+fn describe(violation: &Violation, prefix: &str) -> String {
+    let place = |name: &str| {
+        let parts = [prefix, &violation.path, name];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        format!("`{}`", shorten(&parts.join(".")))
+    };
+    match &violation.problem {
+        Problem::UnknownName {
+            name,
+            nearest: None,
+        } => format!("unknown field {}", place(name)),
+        Problem::UnknownName {
+            name,
+            nearest: Some(nearest),
+        } => {
+            let snake = name.contains('_');
+            let nearest = if snake {
+                schema::snake_case(nearest)
+            } else {
+                nearest.clone()
+            };
+            format!("unknown field {}; did you mean `{nearest}`?", place(name))
+        }
+        Problem::NotRepeated { name } => format!("{} takes one value, not a list", place(name)),
+        Problem::WrongType { expected, found } => {
+            // A single value of the right type stands where a list belongs.
+            let expected = match (expected, found) {
+                (Kind::Message(_), Value::Object(_)) => "a list of objects".to_owned(),
+                (Kind::String, Value::String(_)) => "a list of texts".to_owned(),
+                _ => expectation(expected),
+            };
+            format!("{} must be {expected}, not {}", place(""), finding(found))
+        }
+    }
+}
+
+fn expectation(kind: &Kind) -> String {
+    match kind {
+        Kind::String => "text".to_owned(),
+        Kind::Bytes => "base64 text".to_owned(),
+        Kind::Bool => "true or false".to_owned(),
+        Kind::Int32 => "a 32-bit integer".to_owned(),
+        Kind::Int64 => "an integer".to_owned(),
+        Kind::Float | Kind::Double => "a number".to_owned(),
+        Kind::Enum(names) => format!("one of {}", names.join(", ")),
+        Kind::Duration => "a duration such as \"1.5s\"".to_owned(),
+        Kind::Timestamp => "an RFC 3339 time".to_owned(),
+        Kind::Struct | Kind::Map(_) | Kind::Message(_) => "an object".to_owned(),
+        Kind::Any => "a value".to_owned(),
+    }
+}
+
+fn finding(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "an object".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            format!("`{}`", shorten(&value.to_string()))
+        }
+    }
+}
+
+/// Writes a checked value with the API's names, and all else as it was written.
+///
+/// Does on text what [`schema::rename`] does on values, because a schema's `properties` mean
+/// something in their order, and because a value would silently keep one of two spellings.
+fn write_renamed(
+    kind: &Kind,
+    repeated: bool,
+    text: &str,
+    path: &str,
+    out: &mut String,
+) -> Result<(), String> {
+    let failed = |error: serde_json::Error| format!("`{path}`: {}", canonical::reason(&error));
+    match kind {
+        Kind::Message(_) | Kind::Map(_) if repeated && text.starts_with('[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(failed)?;
+            out.push('[');
+            for (index, item) in items.into_iter().enumerate() {
+                separate(index, out);
+                write_renamed(kind, false, item.get(), path, out)?;
+            }
+            out.push(']');
+        }
+        Kind::Message(_) | Kind::Map(_) if text.starts_with('{') => {
+            let Members(members) = serde_json::from_str(text).map_err(failed)?;
+            write_members(kind, &members, path, out)?;
+        }
+        _ => out.push_str(text),
+    }
+    Ok(())
+}
+
+fn write_members(
+    kind: &Kind,
+    members: &[(Cow<'_, str>, &str)],
+    path: &str,
+    out: &mut String,
+) -> Result<(), String> {
+    let mut seen: Vec<&str> = Vec::with_capacity(members.len());
+    out.push('{');
+    for (index, (given, text)) in members.iter().enumerate() {
+        separate(index, out);
+        let field = match kind {
+            Kind::Message(message) => Message::named(message).and_then(|it| it.field(given)),
+            _ => None,
+        };
+        let name = field.map_or(given.as_ref(), |field| field.name);
+        if field.is_some() && seen.contains(&name) {
+            return Err(format!("`{path}.{name}` is given twice"));
+        }
+        seen.push(name);
+        let quoted = serde_json::to_string(name).map_err(|error| canonical::reason(&error))?;
+        out.push_str(&quoted);
+        out.push(':');
+        let path = format!("{path}.{name}");
+        match (field, kind) {
+            (Some(field), _) => write_renamed(&field.kind, field.repeated, text, &path, out)?,
+            (None, Kind::Map(inner)) => write_renamed(inner, false, text, &path, out)?,
+            (None, _) => out.push_str(text),
+        }
+    }
+    out.push('}');
+    Ok(())
+}
+
+fn separate(index: usize, out: &mut String) {
+    if index > 0 {
+        out.push(',');
+    }
+}

@@ -1,0 +1,387 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn defaults() -> Defaults {
+    Defaults {
+        model: "m".to_owned(),
+        priority: 0,
+        max_attempts: 5,
+        not_before: None,
+    }
+}
+
+fn job(text: &str) -> NewJob {
+    parse_line(text, 7, &defaults()).unwrap().unwrap()
+}
+
+fn refusal(text: &str) -> String {
+    parse_line(text, 7, &defaults()).unwrap_err()
+}
+
+#[test]
+fn a_prompt_line_becomes_a_request() {
+    let job = job(r#"{"prompt": "Hi \"you\"", "metadata": {"task_id": "t1", "n": 1.50}}"#);
+    assert_eq!(
+        job.request,
+        r#"{"contents":[{"role":"user","parts":[{"text":"Hi \"you\""}]}]}"#
+    );
+    assert_eq!(
+        job.metadata.as_deref(),
+        Some(r#"{"task_id": "t1", "n": 1.50}"#)
+    );
+    assert_eq!(
+        (job.task_id.as_str(), job.line, job.model.as_str()),
+        ("t1", 7, "m")
+    );
+    assert_eq!(
+        (job.priority, job.max_attempts, job.not_before),
+        (0, 5, None)
+    );
+}
+
+#[test]
+fn request_fields_go_out_with_the_apis_names_in_the_users_order() {
+    let job = job(
+        r#"{"prompt": "x", "system_instruction": "Be brief", "generationConfig":
+        {"max_output_tokens": 5, "response_schema": {"type": "OBJECT", "properties":
+        {"z_last": {"type": "STRING", "min_length": "1"}, "a_first": {"type": "NUMBER"}}}},
+        "tools": [{"google_search": {}}], "service_tier": "flex", "labels": {"my_label": "v"}}"#,
+    );
+    assert_eq!(
+        job.request,
+        r#"{"contents":[{"role":"user","parts":[{"text":"x"}]}],"#.to_owned()
+            + r#""systemInstruction":{"parts":[{"text":"Be brief"}]},"#
+            + r#""generationConfig":{"maxOutputTokens":5,"responseSchema":{"type":"OBJECT","#
+            + r#""properties":{"z_last":{"type":"STRING","minLength":"1"},"#
+            + r#""a_first":{"type":"NUMBER"}}}},"#
+            + r#""tools":[{"googleSearch":{}}],"serviceTier":"flex","labels":{"my_label":"v"}}"#
+    );
+    let content =
+        super::tests::job(r#"{"prompt": "x", "systemInstruction": {"parts": [{"text": "a"}]}}"#);
+    assert!(
+        content
+            .request
+            .contains(r#""systemInstruction":{"parts":[{"text":"a"}]}"#)
+    );
+}
+
+#[test]
+fn a_batch_line_goes_out_byte_for_byte() {
+    let request = r#"{"model": "models/g-1",  "contents": [{"parts":[{"text":"a"}]}],
+        "generation_config": {"temperature": 1.000000000000000000001}}"#;
+    let job = job(&format!(
+        r#"{{"key": "k1", "request": {request}, "priority": 3}}"#
+    ));
+    assert_eq!(job.request, request);
+    assert_eq!(
+        (job.task_id.as_str(), job.model.as_str(), job.priority),
+        ("k1", "g-1", 3)
+    );
+}
+
+#[test]
+fn task_ids_come_from_the_line_or_from_its_number() {
+    let cases = [
+        (r#"{"prompt": "x"}"#, "7"),
+        (r#"{"prompt": "x", "task_id": 1.0}"#, "1.0"),
+        (
+            r#"{"prompt": "x", "task_id": "a", "metadata": {"task_id": "a"}}"#,
+            "a",
+        ),
+        (
+            r#"{"prompt": "x", "task_id": null, "metadata": {"task_id": 12}}"#,
+            "12",
+        ),
+        (r#"{"prompt": "x", "metadata": {"task_id": null}}"#, "7"),
+        (r#"{"prompt": "x", "task_id": "\u00e9"}"#, "é"),
+    ];
+    for (line, id) in cases {
+        assert_eq!(job(line).task_id, id, "{line}");
+    }
+}
+
+#[test]
+fn settings_are_the_lines_own_or_the_defaults() {
+    let job = job(
+        r#"{"prompt": "x", "model": "models/g", "priority": -2, "max_attempts": 9,
+        "not_before": "2026-11-24T08:00:00Z", "stream": false, "audio_path": null}"#,
+    );
+    assert_eq!(
+        (job.model.as_str(), job.priority, job.max_attempts),
+        ("g", -2, 9)
+    );
+    assert_eq!(job.not_before, Timestamp::parse("2026-11-24T08:00:00Z"));
+}
+
+#[test]
+fn blank_lines_are_no_jobs() {
+    for text in ["", "  \t\r"] {
+        assert_eq!(parse_line(text, 1, &defaults()), Ok(None));
+    }
+}
+
+#[test]
+fn an_escaped_token_is_literal_text() {
+    let cases = [
+        (r#"{"prompt": "a \\<audio> b"}"#, r#""text":"a <audio> b""#),
+        (
+            r#"{"prompt": "\\<file>\\<image>"}"#,
+            r#""text":"<file><image>""#,
+        ),
+        (
+            r#"{"prompt": "1 < 2 <b> <audio "}"#,
+            r#""text":"1 < 2 <b> <audio ""#,
+        ),
+    ];
+    for (line, part) in cases {
+        let request = job(line).request;
+        assert!(request.contains(part), "{request}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_line_is_told() {
+    let cases = [
+        (
+            r#"{"prmpt": "x"}"#,
+            "unknown field `prmpt`; did you mean `prompt`?",
+        ),
+        (
+            r#"{"prompt": "x", "qqqqqqq": 1}"#,
+            "unknown field `qqqqqqq`",
+        ),
+        (
+            r#"{"prompt": "x", "prompt": "y"}"#,
+            "`prompt` is given twice",
+        ),
+        (
+            r#"{"prompt": "x", "toolConfig": {}, "tool_config": {}}"#,
+            "`tool_config` is given twice",
+        ),
+        (r#"{"prompt": ""}"#, "nothing to send: `prompt` is empty"),
+        (r#"{"prompt": " \n"}"#, "nothing to send: `prompt` is empty"),
+        ("{}", "nothing to send: `prompt` is empty"),
+        (r#"{"prompt": 5}"#, "`prompt` must be text"),
+        ("[1]", "the line is not a JSON object"),
+        (
+            r#"{"prompt": "x"} {}"#,
+            "not valid JSON: trailing characters at column 17",
+        ),
+        (
+            r#"{"prompt": "x" "y"}"#,
+            "not valid JSON: expected `,` or `}` at column 16",
+        ),
+        (
+            r#"{"prompt": "<audio>"}"#,
+            "the prompt has an `<audio>` token but there is no audio",
+        ),
+        (
+            r#"{"prompt": "\u003cfile>"}"#,
+            "the prompt has a `<file>` token but there is no file",
+        ),
+        (
+            r#"{"audio_path": "a.mp3"}"#,
+            "`audio_path`: media is not supported by this version yet",
+        ),
+        (
+            r#"{"prompt": "x", "stream": true}"#,
+            "`stream`: streaming is not supported by this version yet",
+        ),
+        (
+            r#"{"prompt": "x", "stream": 1}"#,
+            "`stream` must be true or false",
+        ),
+        (
+            r#"{"prompt": "x", "metadata": []}"#,
+            "`metadata` must be an object",
+        ),
+        (r#"{"prompt": "x", "task_id": ""}"#, "`task_id` is empty"),
+        (
+            r#"{"prompt": "x", "task_id": "a\u0000"}"#,
+            "`task_id` holds a NUL character",
+        ),
+        (
+            r#"{"prompt": "x", "task_id": true}"#,
+            "`task_id` must be text or a number",
+        ),
+        (
+            r#"{"prompt": "x", "task_id": "a", "metadata": {"task_id": "b"}}"#,
+            "`task_id` is `a`, but `metadata.task_id` is `b`",
+        ),
+        (
+            r#"{"prompt": "x", "model": "a b"}"#,
+            "`model`: `a b` is no name of a model",
+        ),
+        (
+            r#"{"prompt": "x", "model": "models/"}"#,
+            "`model`: `models/` is no name of a model",
+        ),
+        (
+            r#"{"prompt": "x", "model": "../x"}"#,
+            "`model`: `../x` is no name of a model",
+        ),
+        (
+            r#"{"prompt": "x", "priority": 1.5}"#,
+            "`priority` must be an integer from -1000000000 to 1000000000",
+        ),
+        (
+            r#"{"prompt": "x", "max_attempts": 0}"#,
+            "`max_attempts` must be an integer from 1 to 1000",
+        ),
+        (
+            r#"{"prompt": "x", "not_before": "soon"}"#,
+            "`not_before` must be an RFC 3339 time, such as `2026-11-24T08:00:00Z`",
+        ),
+        (
+            r#"{"prompt": "x", "generation_config": {"temprature": 1}}"#,
+            "unknown field `generation_config.temprature`; did you mean `temperature`?",
+        ),
+        (
+            r#"{"prompt": "x", "generation_config": {"top_k": 1, "topK": 2}}"#,
+            "`generationConfig.topK` is given twice",
+        ),
+        (
+            r#"{"prompt": "x", "generation_config": {"top_k": "x"}}"#,
+            "`generation_config.top_k` must be a 32-bit integer, not `\"x\"`",
+        ),
+        (
+            r#"{"prompt": "x", "tools": {}}"#,
+            "`tools` must be a list of objects, not an object",
+        ),
+        (
+            r#"{"key": "a"}"#,
+            "`key` belongs to a line with a `request`; use `task_id`",
+        ),
+        (
+            r#"{"request": {"contents": []}}"#,
+            "nothing to send: `request.contents` is empty",
+        ),
+        (r#"{"request": []}"#, "`request` must be an object"),
+        (
+            r#"{"request": {"content": [{}]}}"#,
+            "unknown field `request.content`; did you mean `contents`?",
+        ),
+        (
+            r#"{"request": {}, "prompt": "x"}"#,
+            "`prompt` cannot stand beside `request`",
+        ),
+        (
+            r#"{"request": {"contents": [{}], "model": "a"}, "model": "b"}"#,
+            "`model` is `b`, but `request.model` is `a`",
+        ),
+    ];
+    for (line, reason) in cases {
+        assert_eq!(refusal(line), reason, "{line}");
+    }
+}
+
+#[test]
+fn halves_of_surrogate_pairs_are_refused_wherever_they_stand() {
+    for line in [
+        r#"{"prompt": "\ud800"}"#,
+        r#"{"prompt": "x", "metadata": {"a": "\ud800"}}"#,
+        r#"{"request": {"contents": [{"parts": [{"text": "\ud800"}]}]}}"#,
+    ] {
+        let reason = refusal(line);
+        assert!(reason.contains("hex escape"), "{reason}");
+    }
+}
+
+#[test]
+fn nesting_has_a_limit() {
+    let deep = "[".repeat(500) + &"]".repeat(500);
+    let reason = refusal(&format!(
+        r#"{{"prompt": "x", "metadata": {{"a": {deep}}}}}"#
+    ));
+    assert_eq!(reason, "`metadata`: nested deeper than 128 levels");
+    let reason = refusal(&format!(r#"{{"request": {{"contents": {deep}}}}}"#));
+    assert_eq!(reason, "`request`: recursion limit exceeded");
+}
+
+#[test]
+fn the_digest_covers_content_and_settings_but_not_the_place() {
+    let base = job(r#"{"prompt": "x", "metadata": {"a": 1, "b": [2]}}"#);
+    let same = [
+        r#"{"metadata":{"b":[2.0],"a":1e0},"prompt":"\u0078","priority":0}"#,
+        r#"{"metadata":{"b":[2],"a":1},"request":{"contents":[{"parts":[{"text":"x"}],"role":"user"}]}}"#,
+        r#"{"task_id": "other", "metadata":{"b":[2],"a":1},"prompt":"x","model":"models/m"}"#,
+    ];
+    for line in same {
+        assert_eq!(job(line).digest, base.digest, "{line}");
+    }
+    let other = [
+        r#"{"prompt": "y", "metadata": {"a": 1, "b": [2]}}"#,
+        r#"{"prompt": "x", "metadata": {"a": "1", "b": [2]}}"#,
+        r#"{"prompt": "x"}"#,
+        r#"{"prompt": "x", "metadata": {"a": 1, "b": [2]}, "model": "n"}"#,
+        r#"{"prompt": "x", "metadata": {"a": 1, "b": [2]}, "priority": 1}"#,
+        r#"{"prompt": "x", "metadata": {"a": 1, "b": [2]}, "max_attempts": 6}"#,
+        r#"{"prompt": "x", "metadata": {"a": 1, "b": [2]}, "not_before": "2026-11-24T08:00:00Z"}"#,
+    ];
+    for line in other {
+        assert_ne!(job(line).digest, base.digest, "{line}");
+    }
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".{0,6}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 20, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-c\"\\\\\u{e9}]{0,3}", inner, 0..4)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// Writes a value with spaces, and with the members of its objects the other way round.
+fn respelled(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .rev()
+                .map(|(name, value)| format!("{} :\t{}", json!(name), respelled(value)))
+                .collect();
+            format!("{{ {} }}", members.join(" , "))
+        }
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(respelled).collect();
+            format!("[ {} ]", items.join(" ,"))
+        }
+        Value::Number(number) => format!("{number}.00e0"),
+        Value::Null | Value::Bool(_) | Value::String(_) => value.to_string(),
+    }
+}
+
+fn digest_of(metadata: &str) -> [u8; 16] {
+    job(&format!(
+        r#"{{"prompt": "x", "metadata": {{"value": {metadata}}}}}"#
+    ))
+    .digest
+}
+
+proptest! {
+    #[test]
+    fn spelling_does_not_change_the_digest(value in values()) {
+        prop_assert_eq!(digest_of(&value.to_string()), digest_of(&respelled(&value)));
+    }
+
+    #[test]
+    fn another_value_changes_the_digest(one in values(), other in values()) {
+        let digests = (digest_of(&one.to_string()), digest_of(&other.to_string()));
+        prop_assert_eq!(one == other, digests.0 == digests.1);
+    }
+
+    #[test]
+    fn any_text_is_a_job_or_a_reason(text in "\\PC{0,40}|[{}\\[\\]\",:a-e0-9\\\\ ]{0,40}") {
+        let _ = parse_line(&text, 1, &defaults());
+    }
+}

@@ -1,0 +1,205 @@
+//! From files and standard input to checked jobs, in two passes over the same bytes.
+//!
+//! The first pass checks every line, the second yields the jobs. Memory does not grow with the
+//! input. Knows what a line means only through `domain::input`; stores and prints nothing.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::domain::input::{Defaults, NewJob, parse_line};
+
+mod chunks;
+mod duplicates;
+mod error;
+mod jobs;
+mod pipeline;
+mod rejects;
+mod source;
+mod spill;
+
+pub use error::IntakeError;
+pub use jobs::Jobs;
+pub use rejects::{Rejected, Rejects};
+pub use source::{Source, batch_name};
+
+use chunks::{Chunk, Chunks, Line};
+use duplicates::{ConflictLines, Conflicts, Duplicates, Record};
+use pipeline::Pipeline;
+use source::Input;
+
+/// What the first pass found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checked {
+    /// All lines, blank ones too.
+    pub lines: u64,
+    /// Lines that make a job.
+    pub good: u64,
+    /// Lines refused.
+    pub bad: u64,
+    /// The bytes read, decompressed.
+    pub bytes: u64,
+}
+
+/// One source of lines that can be read again.
+#[derive(Debug)]
+pub struct Intake {
+    input: Input,
+    seen: OnceLock<Seen>,
+}
+
+/// What the second pass must know of the first.
+#[derive(Debug)]
+struct Seen {
+    bytes: u64,
+    hashes: Arc<[u64]>,
+    conflicts: Arc<Conflicts>,
+}
+
+/// What is found in one chunk of lines.
+struct Findings {
+    hash: u64,
+    bytes: u64,
+    lines: u64,
+    records: Vec<Record>,
+    bad: Vec<Bad>,
+}
+
+/// A line refused, with its text.
+struct Bad {
+    line: u64,
+    reason: String,
+    text: String,
+}
+
+impl Intake {
+    /// Opens a source. Standard input and pipes are read to their end into an unlinked file.
+    pub fn open(source: &Source) -> Result<Self, IntakeError> {
+        Ok(Self {
+            input: Input::open(source)?,
+            seen: OnceLock::new(),
+        })
+    }
+
+    /// Returns the name for people: the path, or `standard input`.
+    pub fn name(&self) -> &str {
+        &self.input.label.name
+    }
+
+    /// Returns the bytes of input: the file's size, and once checked the size decompressed.
+    pub fn size(&self) -> u64 {
+        self.seen.get().map_or(self.input.length, |seen| seen.bytes)
+    }
+
+    /// Checks all lines; those refused go to `rejects`.
+    pub fn check(
+        &self,
+        defaults: &Defaults,
+        rejects: &mut Rejects,
+    ) -> Result<Checked, IntakeError> {
+        rejects.begin(self.name());
+        let defaults = defaults.clone();
+        let chunks = Chunks::new(self.input.reader()?);
+        let mut checked = Checked::default();
+        let mut hashes = Vec::new();
+        let mut duplicates = Duplicates::default();
+        for findings in Pipeline::start(chunks, move |chunk| inspect(&chunk, &defaults)) {
+            let findings = findings.map_err(|error| self.input.label.error(error))?;
+            hashes.push(findings.hash);
+            checked.bytes += findings.bytes;
+            checked.lines += findings.lines;
+            for record in &findings.records {
+                checked.good += 1;
+                duplicates.add(record)?;
+            }
+            for bad in &findings.bad {
+                checked.bad += 1;
+                rejects.add(bad.line, &bad.reason, &bad.text)?;
+            }
+        }
+        let conflicts = Arc::new(duplicates.finish()?);
+        checked.good -= conflicts.count();
+        checked.bad += conflicts.count();
+        self.reject(&conflicts, rejects)?;
+        let seen = Seen {
+            bytes: checked.bytes,
+            hashes: hashes.into(),
+            conflicts,
+        };
+        // A second check finds the same or `jobs` notices the change.
+        let _ = self.seen.set(seen);
+        Ok(checked)
+    }
+
+    /// Returns the jobs in the input's order, after [`check`](Self::check).
+    ///
+    /// A line that `check` refused is left out with `skip_invalid`, else it is an error.
+    pub fn jobs(&self, defaults: &Defaults, skip_invalid: bool) -> Result<Jobs, IntakeError> {
+        let label = &self.input.label;
+        let seen = self.seen.get().ok_or_else(|| label.unchecked())?;
+        let defaults = defaults.clone();
+        let chunks = Chunks::new(self.input.reader()?);
+        let pipeline = Pipeline::start(chunks, move |chunk| jobs::read(&chunk, &defaults));
+        Jobs::new(label.clone(), pipeline, seen, skip_invalid)
+    }
+
+    /// Reports the lines whose task id an earlier line has with other content, with their text.
+    fn reject(&self, conflicts: &Arc<Conflicts>, rejects: &mut Rejects) -> Result<(), IntakeError> {
+        let mut conflicts = ConflictLines::of(conflicts);
+        let mut next = conflicts.next().transpose()?;
+        if next.is_none() {
+            return Ok(());
+        }
+        let mut chunks = Chunks::new(self.input.reader()?);
+        while let Some((wanted, first)) = next {
+            let chunk = chunks.next().ok_or_else(|| self.input.label.changed())?;
+            let chunk = chunk.map_err(|error| self.input.label.error(error))?;
+            let mut wanted = Some((wanted, first));
+            for (number, line) in chunk.lines() {
+                let Some((line_wanted, first)) = wanted else {
+                    break;
+                };
+                if number == line_wanted {
+                    rejects.add(number, &conflict_reason(first), &line.text())?;
+                    wanted = conflicts.next().transpose()?;
+                }
+            }
+            next = wanted;
+        }
+        Ok(())
+    }
+}
+
+fn inspect(chunk: &Chunk, defaults: &Defaults) -> Findings {
+    let mut findings = Findings {
+        hash: chunk.hash(),
+        bytes: chunk.size(),
+        lines: 0,
+        records: Vec::new(),
+        bad: Vec::new(),
+    };
+    for (number, line) in chunk.lines() {
+        findings.lines += 1;
+        match read_line(&line, number, defaults) {
+            Ok(None) => {}
+            Ok(Some(job)) => findings.records.push(Record::of(&job)),
+            Err(reason) => {
+                findings.bad.push(Bad {
+                    line: number,
+                    reason,
+                    text: line.text().into_owned(),
+                });
+            }
+        }
+    }
+    findings
+}
+
+fn conflict_reason(first: u64) -> String {
+    format!("line {first} has the same task id with other content")
+}
+
+fn read_line(line: &Line<'_>, number: u64, defaults: &Defaults) -> Result<Option<NewJob>, String> {
+    parse_line(line.read()?, number, defaults)
+}
+
+#[cfg(test)]
+mod tests;
