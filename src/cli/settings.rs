@@ -26,10 +26,7 @@ pub(crate) fn model(args: &GlobalArgs, environment: &Environment) -> String {
 }
 
 /// Returns the pacing settings.
-pub(crate) fn pacing(
-    args: &PacingArgs,
-    environment: &Environment,
-) -> Result<Pacing, ConfigError> {
+pub(crate) fn pacing(args: &PacingArgs, environment: &Environment) -> Result<Pacing, ConfigError> {
     if let Some(name) = NOT_YET.into_iter().find(|name| environment.get(name).is_some()) {
         return Err(bad(name, "is not supported by this version yet".to_owned()));
     }

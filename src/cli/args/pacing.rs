@@ -8,7 +8,9 @@ use gq::domain::pacing::{OnExhausted, OnUnknown, Pace};
 
 /// How fast to call, how to rest, and what to spend.
 #[derive(Debug, Args, Default)]
-#[command(next_help_heading = "Pacing (each also as a variable: GQ_KEY_COOLDOWN for --key-cooldown)")]
+#[command(
+    next_help_heading = "Pacing (each also as a variable: GQ_KEY_COOLDOWN for --key-cooldown)"
+)]
 pub(crate) struct PacingArgs {
     /// Set of defaults: `full` speed or `gentle` to free keys [default: full]
     #[arg(long, value_name = "PACE")]
