@@ -4,9 +4,13 @@ pub mod canonical;
 pub mod input;
 pub mod job;
 pub mod outcome;
+<<<<<<< HEAD
 pub mod plan;
 pub mod price;
 pub mod retry;
+=======
+pub mod pacing;
+>>>>>>> cli
 pub mod schema;
 pub mod slot;
 pub mod time;

@@ -1,0 +1,101 @@
+//! What parses and yet cannot be done, said by name instead of being ignored.
+
+use super::{Cli, Command, EnqueueOptions, PacingArgs, ResultsOptions};
+
+/// Why a command line is refused, in words; the exit code is that of wrong usage.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// A later version brings it.
+    #[error("`{0}` is not supported by this version yet")]
+    NotYet(&'static str),
+    /// A flag without the one that gives it a meaning.
+    #[error("`{flag}` needs `{needed}`")]
+    Needs {
+        /// The flag.
+        flag: &'static str,
+        /// What goes with it.
+        needed: &'static str,
+    },
+}
+
+/// Returns why the command line cannot be carried out, if so.
+pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
+    let not_yet = match &cli.command {
+        Command::Ask(_) => Some("gq ask"),
+        Command::Enqueue(args) => enqueue(&args.options),
+        Command::Work(args) => pacing(&args.options.pacing),
+        Command::Run(args) => enqueue(&args.enqueue)
+            .or_else(|| pacing(&args.work.pacing))
+            .or_else(|| results(&args.results)),
+        Command::Results(args) => results(&args.options),
+        Command::Status(args) => args.watch.then_some("--watch"),
+        Command::Show(_)
+        | Command::Keys(_)
+        | Command::Retry(_)
+        | Command::Cancel(_)
+        | Command::Prune(_)
+        | Command::Mock(_)
+        | Command::Completions(_) => None,
+    };
+    not_yet.map(Refusal::NotYet).or_else(|| match &cli.command {
+        Command::Results(args) if args.options.timeout.is_some() && !args.options.wait => {
+            Some(Refusal::Needs { flag: "--timeout", needed: "--wait" })
+        }
+        _ => None,
+    })
+}
+
+fn enqueue(options: &EnqueueOptions) -> Option<&'static str> {
+    options.stream.then_some("--stream")
+}
+
+fn results(options: &ResultsOptions) -> Option<&'static str> {
+    options.follow.then_some("--follow")
+}
+
+fn pacing(args: &PacingArgs) -> Option<&'static str> {
+    [
+        (&args.rpm, "--rpm"),
+        (&args.tpm, "--tpm"),
+        (&args.rpd, "--rpd"),
+        (&args.inline_limit, "--inline-limit"),
+    ]
+    .into_iter()
+    .find_map(|(value, name)| value.is_some().then_some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn message(line: &str) -> Option<String> {
+        refused(&Cli::parse_from(line.split_whitespace())).map(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn what_comes_later_is_refused_by_name() {
+        for (line, name) in [
+            ("gq ask --image x.png hello", "gq ask"),
+            ("gq results --follow", "--follow"),
+            ("gq status --watch", "--watch"),
+            ("gq enqueue a.jsonl --stream", "--stream"),
+            ("gq work --rpm 5", "--rpm"),
+            ("gq work --tpm m=5", "--tpm"),
+            ("gq run a.jsonl --rpd 5", "--rpd"),
+            ("gq run a.jsonl --inline-limit 5MB", "--inline-limit"),
+        ] {
+            let wanted = format!("`{name}` is not supported by this version yet");
+            assert_eq!(message(line), Some(wanted), "{line}");
+        }
+        assert_eq!(message("gq work"), None);
+    }
+
+    #[test]
+    fn a_time_limit_needs_something_to_wait_for() {
+        assert_eq!(message("gq results --timeout 5s").unwrap(), "`--timeout` needs `--wait`");
+        assert_eq!(message("gq results --timeout 5s --wait"), None);
+        assert_eq!(message("gq run a.jsonl --timeout 5s"), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Everything that is printed. Only [`Output`] writes; the rest turns values into text.
+
+pub(crate) mod columns;
+mod csv;
+pub(crate) mod enqueued;
+mod json;
+pub(crate) mod keys;
+mod record;
+pub(crate) mod results;
+pub(crate) mod show;
+pub(crate) mod status;
+mod terminal;
+mod text;
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+
+use super::args::ColorMode;
+use terminal::Neutralising;
+
+/// The only printer: data goes to stdout, the rest to stderr.
+pub(crate) struct Output {
+    data: Box<dyn Write>,
+    pub(crate) stdout_is_terminal: bool,
+    pub(crate) stderr_is_terminal: bool,
+    color: bool,
+}
+
+impl Output {
+    /// Takes stdout and stderr; `no_color` says whether `NO_COLOR` is set.
+    pub(crate) fn new(color: ColorMode, no_color: bool) -> Self {
+        let stdout_is_terminal = io::stdout().is_terminal();
+        let stderr_is_terminal = io::stderr().is_terminal();
+        let buffered = BufWriter::new(io::stdout().lock());
+        let data: Box<dyn Write> = if stdout_is_terminal {
+            Box::new(Neutralising::new(buffered))
+        } else {
+            Box::new(buffered)
+        };
+        let color = match color {
+            ColorMode::Auto => stderr_is_terminal && !no_color,
+            ColorMode::Always => true,
+            ColorMode::Never => false,
+        };
+        Self { data, stdout_is_terminal, stderr_is_terminal, color }
+    }
+
+    /// Prints text as data.
+    pub(crate) fn data(&mut self, text: &str) -> io::Result<()> {
+        self.data.write_all(text.as_bytes())?;
+        self.data.flush()
+    }
+
+    /// Returns where rows of data are written one by one; [`Output::flush`] ends them.
+    pub(crate) fn rows(&mut self) -> &mut dyn Write {
+        &mut self.data
+    }
+
+    /// Hands on what is buffered.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.data.flush()
+    }
+
+    /// Says that something failed.
+    pub(crate) fn error(&self, message: impl Display) {
+        self.note("error", "31", &message.to_string());
+    }
+
+    /// Says what to do next.
+    pub(crate) fn hint(&self, message: impl Display) {
+        self.note("hint", "36", &message.to_string());
+    }
+
+    /// Says that something is odd and goes on all the same.
+    pub(crate) fn warning(&self, message: impl Display) {
+        self.note("warning", "33", &message.to_string());
+    }
+
+    /// A message that cannot be written has no one to tell.
+    fn note(&self, label: &str, color: &str, message: &str) {
+        let message =
+            if self.stderr_is_terminal { terminal::neutral(message) } else { message.into() };
+        let mut stderr = io::stderr().lock();
+        let _ = if self.color {
+            writeln!(stderr, "\x1b[1;{color}m{label}:\x1b[0m {message}")
+        } else {
+            writeln!(stderr, "{label}: {message}")
+        };
+    }
+}
+
+/// Returns whether the reader of our data has gone, which is no failure.
+pub(crate) fn is_closed_pipe(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}

@@ -1,0 +1,41 @@
+//! Results as text to read.
+
+use super::results::ResultRow;
+
+/// Returns the answer by itself, or why there is none.
+pub(super) fn alone(row: &ResultRow<'_>) -> String {
+    let mut text = row.response.clone().unwrap_or_else(|| without_answer(row));
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+/// Returns the answer under a line that names its job.
+pub(super) fn block(row: &ResultRow<'_>) -> String {
+    let job = row.job;
+    format!("── {} / {} ({}) ──\n{}", job.batch, job.task_id, job.state.as_str(), alone(row))
+}
+
+fn without_answer(row: &ResultRow<'_>) -> String {
+    match &row.job.error {
+        Some(error) => format!("{}: {}: {}", row.job.state.as_str(), error.kind, error.message),
+        None => row.job.state.as_str().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::{answered, failed, written};
+    use crate::cli::args::ResultFormat::Text;
+
+    #[test]
+    fn one_answer_stands_alone_and_many_are_named() {
+        assert_eq!(written(Text, &[answered()]), "Paris,\n\"FR\".\n");
+        assert_eq!(
+            written(Text, &[answered(), failed()]),
+            "── prompts / task_1 (succeeded) ──\nParis,\n\"FR\".\n\n\
+             ── prompts / =2 (failed) ──\nfailed: blocked: SAFETY\n"
+        );
+    }
+}
