@@ -11,10 +11,7 @@ pub fn moment() -> Moment {
     #[cfg(not(target_os = "linux"))]
     let clock = ClockId::Monotonic;
     let boot = clock_gettime(clock);
-    Moment {
-        now: now(),
-        boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000,
-    }
+    Moment { now: now(), boot: boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000 }
 }
 
 /// Reads the wall clock.

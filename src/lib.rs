@@ -1,10 +1,9 @@
 //! gq: a persistent job queue for the Gemini API.
-<<<<<<< HEAD
 pub mod clock;
-=======
 pub mod config;
->>>>>>> cli
 pub mod domain;
+pub mod gemini;
 pub mod intake;
 pub mod mock;
 pub mod store;
+pub mod worker;

@@ -61,11 +61,7 @@ impl<'a> Writer<'a> {
             self.out.push(':');
             self.skip(b':');
             self.value(depth + 1)?;
-            members.push(Member {
-                start,
-                name_end,
-                end: self.out.len(),
-            });
+            members.push(Member { start, name_end, end: self.out.len() });
             self.out.push(',');
             self.skip(b',');
         }
@@ -81,9 +77,7 @@ impl<'a> Writer<'a> {
         if members.is_sorted_by_key(name) {
             return;
         }
-        let start = members
-            .first()
-            .map_or(self.out.len(), |member| member.start);
+        let start = members.first().map_or(self.out.len(), |member| member.start);
         members.sort_by(|one, other| name(one).cmp(name(other)));
         let mut sorted = String::with_capacity(self.out.len() - start);
         for member in members {
@@ -170,9 +164,7 @@ pub(super) fn reason(error: &serde_json::Error) -> String {
 
 /// Writes a number as its digits without zeros at either end, and a power of ten.
 fn write_number(text: &str, out: &mut String) {
-    let (sign, unsigned) = text
-        .strip_prefix('-')
-        .map_or(("", text), |rest| ("-", rest));
+    let (sign, unsigned) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = format!("{whole}{fraction}");
@@ -184,9 +176,7 @@ fn write_number(text: &str, out: &mut String) {
     }
     out.push_str(sign);
     let dropped = leading.len() - significant.len();
-    let shift = i128::try_from(dropped)
-        .ok()
-        .zip(i128::try_from(fraction.len()).ok());
+    let shift = i128::try_from(dropped).ok().zip(i128::try_from(fraction.len()).ok());
     let power = exponent.parse::<i128>().ok().zip(shift);
     let power = power
         .and_then(|(power, (dropped, fraction))| power.checked_add(dropped)?.checked_sub(fraction));
@@ -210,18 +200,12 @@ mod tests {
     #[test]
     fn one_value_has_one_spelling() {
         let cases = [
-            (
-                r#"{"b": 1, "a": [true, null]}"#,
-                r#"{"a":[true,null],"b":1.0}"#,
-            ),
+            (r#"{"b": 1, "a": [true, null]}"#, r#"{"a":[true,null],"b":1.0}"#),
             (r#"{"\u0061": "\/"}"#, r#"{"a":"/"}"#),
             ("[1, 1.0, 1e0, 10E-1]", "[1e0,1,1,1]"),
             ("[0, -0, 0.0e9]", "[0,0,0]"),
             ("[100, 0.01]", "[1e2,1E-2]"),
-            (
-                r#"{"x": {"d": 1, "c": {}}, "e": []}"#,
-                r#"{"e":[],"x":{"c":{},"d":1}}"#,
-            ),
+            (r#"{"x": {"d": 1, "c": {}}, "e": []}"#, r#"{"e":[],"x":{"c":{},"d":1}}"#),
             (
                 "10000000000000000000000000000000000000001.0",
                 "10000000000000000000000000000000000000001",

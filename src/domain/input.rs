@@ -117,16 +117,10 @@ fn digest(job: &NewJob) -> Result<[u8; 16], String> {
         canonical::write_canonical(metadata, &mut content)
             .map_err(|reason| format!("`metadata`: {reason}"))?;
     }
-    let not_before = job
-        .not_before
-        .map(|time| time.0.to_string())
-        .unwrap_or_default();
-    for setting in [
-        &job.model,
-        &job.priority.to_string(),
-        &job.max_attempts.to_string(),
-        &not_before,
-    ] {
+    let not_before = job.not_before.map(|time| time.0.to_string()).unwrap_or_default();
+    for setting in
+        [&job.model, &job.priority.to_string(), &job.max_attempts.to_string(), &not_before]
+    {
         content.push('\0');
         content.push_str(setting);
     }

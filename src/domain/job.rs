@@ -3,21 +3,13 @@
 use std::time::Duration;
 
 use crate::domain::outcome::{ErrorKind, Outcome};
+use crate::domain::pacing::OnUnknown;
 use crate::domain::retry;
 use crate::domain::view::JobState;
 
 /// A job in flight at this many deaths of its process ends as `unknown_outcome`: it may be what
 /// kills them.
 pub const MAX_DEATHS: i64 = 3;
-
-/// What becomes of a job whose call was in flight when its process died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnUnknown {
-    /// It is called again.
-    Retry,
-    /// It fails as `unknown_outcome`.
-    Fail,
-}
 
 /// What a decision about a job rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,13 +84,7 @@ mod tests {
     use crate::domain::outcome::Exhaustion;
 
     fn running(attempts: i64) -> Job {
-        Job {
-            state: JobState::Running,
-            owned: true,
-            attempts,
-            max_attempts: 5,
-            deaths: 0,
-        }
+        Job { state: JobState::Running, owned: true, attempts, max_attempts: 5, deaths: 0 }
     }
 
     #[test]
@@ -106,14 +92,8 @@ mod tests {
         let after = |attempts, outcome: &Outcome| after_attempt(&running(attempts), outcome, 1.0);
         assert_eq!(after(0, &Outcome::Answered), Transition::Succeed);
         let network = Outcome::Failed(ErrorKind::Network);
-        assert_eq!(
-            after(0, &network),
-            Transition::RetryAfter(Duration::from_secs(1))
-        );
-        assert_eq!(
-            after(3, &network),
-            Transition::RetryAfter(Duration::from_secs(8))
-        );
+        assert_eq!(after(0, &network), Transition::RetryAfter(Duration::from_secs(1)));
+        assert_eq!(after(3, &network), Transition::RetryAfter(Duration::from_secs(8)));
         assert_eq!(after(4, &network), Transition::Fail(ErrorKind::Network));
         let blocked = Outcome::Failed(ErrorKind::Blocked);
         assert_eq!(after(0, &blocked), Transition::Fail(ErrorKind::Blocked));
@@ -127,21 +107,14 @@ mod tests {
             Outcome::LocationRefused,
             Outcome::Cut,
         ] {
-            assert_eq!(
-                after_attempt(&running(4), &outcome, 1.0),
-                Transition::Release
-            );
+            assert_eq!(after_attempt(&running(4), &outcome, 1.0), Transition::Release);
         }
     }
 
     #[test]
     fn a_late_success_is_kept_and_a_late_failure_changes_nothing() {
         for state in JobState::ALL {
-            let late = Job {
-                state,
-                owned: false,
-                ..running(0)
-            };
+            let late = Job { state, owned: false, ..running(0) };
             let expected = match state {
                 JobState::Succeeded => Transition::Ignore,
                 _ => Transition::Succeed,
@@ -154,10 +127,7 @@ mod tests {
 
     #[test]
     fn a_job_is_called_again_after_two_deaths_and_not_after_three() {
-        let died = |deaths| Job {
-            deaths,
-            ..running(0)
-        };
+        let died = |deaths| Job { deaths, ..running(0) };
         assert_eq!(after_death(&died(0), OnUnknown::Retry), Transition::Release);
         assert_eq!(after_death(&died(1), OnUnknown::Retry), Transition::Release);
         let unknown = Transition::Fail(ErrorKind::UnknownOutcome);

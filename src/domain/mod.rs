@@ -4,13 +4,10 @@ pub mod canonical;
 pub mod input;
 pub mod job;
 pub mod outcome;
-<<<<<<< HEAD
+pub mod pacing;
 pub mod plan;
 pub mod price;
 pub mod retry;
-=======
-pub mod pacing;
->>>>>>> cli
 pub mod schema;
 pub mod slot;
 pub mod time;

@@ -63,10 +63,7 @@ const KINDS: [(ErrorKind, &str); 16] = [
 impl ErrorKind {
     /// Returns the name that users and the database see.
     pub fn as_str(self) -> &'static str {
-        KINDS
-            .iter()
-            .find(|(kind, _)| *kind == self)
-            .map_or("internal", |(_, name)| name)
+        KINDS.iter().find(|(kind, _)| *kind == self).map_or("internal", |(_, name)| name)
     }
 
     /// Returns whether the same call can end better: the API's sheet and the official clients
@@ -103,11 +100,7 @@ impl FromStr for ErrorKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let names = KINDS
-            .iter()
-            .map(|(_, name)| *name)
-            .collect::<Vec<_>>()
-            .join(", ");
+        let names = KINDS.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
         KINDS
             .iter()
             .find(|(_, name)| *name == text)
@@ -194,11 +187,6 @@ mod tests {
             assert_eq!(name.parse::<ErrorKind>(), Ok(kind));
             assert_eq!(kind.to_string(), name);
         }
-        assert!(
-            "nonsense"
-                .parse::<ErrorKind>()
-                .unwrap_err()
-                .contains("unknown_outcome")
-        );
+        assert!("nonsense".parse::<ErrorKind>().unwrap_err().contains("unknown_outcome"));
     }
 }

@@ -75,10 +75,7 @@ pub fn plan(mut candidates: Vec<Candidate>, slots: &[OpenSlot], bounds: Bounds) 
         slot.room -= 1;
         slot.in_flight += 1;
         used.insert(slot.key);
-        grants.push(Grant {
-            job: job.job,
-            key: slot.key,
-        });
+        grants.push(Grant { job: job.job, key: slot.key });
     }
     grants
 }
@@ -90,50 +87,27 @@ mod tests {
     use super::*;
 
     fn job(job: i64, model: i64, priority: i64) -> Candidate {
-        Candidate {
-            job,
-            model,
-            priority,
-            due_at: Timestamp(0),
-        }
+        Candidate { job, model, priority, due_at: Timestamp(0) }
     }
 
     fn slot(key: i64, model: i64, room: usize) -> OpenSlot {
-        OpenSlot {
-            key,
-            model,
-            room,
-            in_flight: 0,
-        }
+        OpenSlot { key, model, room, in_flight: 0 }
     }
 
     fn bounds(calls: usize) -> Bounds {
-        Bounds {
-            calls,
-            one_call_a_key: false,
-        }
+        Bounds { calls, one_call_a_key: false }
     }
 
     #[test]
     fn higher_priority_first_then_the_earlier() {
-        let grants = plan(
-            vec![job(1, 1, 0), job(2, 1, 5), job(3, 1, 0)],
-            &[slot(7, 1, 10)],
-            bounds(2),
-        );
-        assert_eq!(
-            grants.iter().map(|grant| grant.job).collect::<Vec<_>>(),
-            [2, 1]
-        );
+        let grants =
+            plan(vec![job(1, 1, 0), job(2, 1, 5), job(3, 1, 0)], &[slot(7, 1, 10)], bounds(2));
+        assert_eq!(grants.iter().map(|grant| grant.job).collect::<Vec<_>>(), [2, 1]);
     }
 
     #[test]
     fn a_model_without_a_slot_delays_no_other() {
-        let grants = plan(
-            vec![job(1, 1, 9), job(2, 2, 0)],
-            &[slot(7, 2, 1)],
-            bounds(9),
-        );
+        let grants = plan(vec![job(1, 1, 9), job(2, 2, 0)], &[slot(7, 2, 1)], bounds(9));
         assert_eq!(grants, [Grant { job: 2, key: 7 }]);
     }
 

@@ -34,10 +34,7 @@ pub fn cost(model: &str, usage: &Usage) -> i64 {
 
 /// A dollar for a million tokens is a thousand billionths for one.
 fn nanos(tokens: i64, dollars: f64) -> i64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "prices are small whole numbers of cents"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "prices are small whole numbers of cents")]
     let each = (dollars * 1000.0).round() as i64;
     tokens.saturating_mul(each)
 }

@@ -17,10 +17,7 @@ const PAID_TRIES: i64 = 3;
 /// full jitter, `jitter` in `0.0..1.0`.
 pub fn delay(failures: i64, jitter: f64) -> Duration {
     let doublings = u32::try_from(failures.clamp(1, 20) - 1).unwrap_or(0);
-    FIRST
-        .saturating_mul(1 << doublings)
-        .min(LONGEST)
-        .mul_f64(jitter.clamp(0.0, 1.0))
+    FIRST.saturating_mul(1 << doublings).min(LONGEST).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
 /// Returns how many attempts a job may use on failures of `kind`, of `max_attempts` in all.

@@ -114,12 +114,7 @@ pub enum Problem {
 /// Enumerations are not checked for their values, since new ones appear over time.
 pub fn check(message: &str, value: &Value) -> Vec<Violation> {
     let mut found = Vec::new();
-    check_kind(
-        &message_kind(message),
-        value,
-        &mut String::new(),
-        &mut found,
-    );
+    check_kind(&message_kind(message), value, &mut String::new(), &mut found);
     found
 }
 
@@ -137,12 +132,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let wanted = plain(name);
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&wanted, &plain(candidate)),
-                candidate,
-            )
-        })
+        .map(|candidate| (strsim::damerau_levenshtein(&wanted, &plain(candidate)), candidate))
         .filter(|(distance, candidate)| *distance * 3 <= candidate.len().max(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -161,9 +151,7 @@ pub fn snake_case(name: &str) -> String {
 }
 
 fn message_kind(message: &str) -> Kind {
-    MESSAGES
-        .get_key_value(message)
-        .map_or(Kind::Any, |(name, _)| Kind::Message(name))
+    MESSAGES.get_key_value(message).map_or(Kind::Any, |(name, _)| Kind::Message(name))
 }
 
 fn check_kind(kind: &Kind, value: &Value, path: &mut String, found: &mut Vec<Violation>) {
@@ -186,10 +174,7 @@ fn check_kind(kind: &Kind, value: &Value, path: &mut String, found: &mut Vec<Vio
         _ if fits(kind, value) => {}
         _ => found.push(Violation {
             path: path.clone(),
-            problem: Problem::WrongType {
-                expected: kind.clone(),
-                found: value.clone(),
-            },
+            problem: Problem::WrongType { expected: kind.clone(), found: value.clone() },
         }),
     }
 }
@@ -204,14 +189,8 @@ fn check_object(
         let Some(field) = message.field(name) else {
             let names = message.fields.iter().map(|field| field.name);
             let nearest = nearest(name, names).map(str::to_owned);
-            let problem = Problem::UnknownName {
-                name: name.clone(),
-                nearest,
-            };
-            found.push(Violation {
-                path: path.clone(),
-                problem,
-            });
+            let problem = Problem::UnknownName { name: name.clone(), nearest };
+            found.push(Violation { path: path.clone(), problem });
             continue;
         };
         let segment = snake_case(field.name);
@@ -225,25 +204,14 @@ fn check_object(
             }
             Value::Array(_) if !matches!(field.kind, Kind::Any) => {
                 let problem = Problem::NotRepeated { name: name.clone() };
-                found.push(Violation {
-                    path: path.clone(),
-                    problem,
-                });
+                found.push(Violation { path: path.clone(), problem });
             }
             _ if field.repeated && !value.is_null() => within(path, &segment, |path| {
                 let expected = field.kind.clone();
-                let problem = Problem::WrongType {
-                    expected,
-                    found: value.clone(),
-                };
-                found.push(Violation {
-                    path: path.clone(),
-                    problem,
-                });
+                let problem = Problem::WrongType { expected, found: value.clone() };
+                found.push(Violation { path: path.clone(), problem });
             }),
-            _ => within(path, &segment, |path| {
-                check_kind(&field.kind, value, path, found)
-            }),
+            _ => within(path, &segment, |path| check_kind(&field.kind, value, path, found)),
         }
     }
 }
@@ -295,18 +263,10 @@ fn rename_kind(kind: &Kind, value: Value) -> Value {
             let Some(message) = Message::named(name) else {
                 return Value::Object(object);
             };
-            Value::Object(
-                object
-                    .into_iter()
-                    .map(|entry| rename_field(message, entry))
-                    .collect(),
-            )
+            Value::Object(object.into_iter().map(|entry| rename_field(message, entry)).collect())
         }
         (Kind::Map(inner), Value::Object(object)) => Value::Object(
-            object
-                .into_iter()
-                .map(|(name, value)| (name, rename_kind(inner, value)))
-                .collect(),
+            object.into_iter().map(|(name, value)| (name, rename_kind(inner, value))).collect(),
         ),
         (_, value) => value,
     }
@@ -317,12 +277,9 @@ fn rename_field(message: &Message, (name, value): (String, Value)) -> (String, V
         return (name, value);
     };
     let value = match value {
-        Value::Array(items) if field.repeated => Value::Array(
-            items
-                .into_iter()
-                .map(|item| rename_kind(&field.kind, item))
-                .collect(),
-        ),
+        Value::Array(items) if field.repeated => {
+            Value::Array(items.into_iter().map(|item| rename_kind(&field.kind, item)).collect())
+        }
         value => rename_kind(&field.kind, value),
     };
     (field.name.to_owned(), value)
@@ -351,20 +308,13 @@ fn parse_table(table: &'static str) -> HashMap<&'static str, Message> {
         let index = message.fields.len();
         message.by_name.insert(name.to_owned(), index);
         message.by_name.insert(snake_case(name), index);
-        message.fields.push(Field {
-            name,
-            kind: parse_kind(kind),
-            repeated,
-        });
+        message.fields.push(Field { name, kind: parse_kind(kind), repeated });
     }
     messages
 }
 
 fn parse_kind(text: &'static str) -> Kind {
-    let inner = |prefix: &str| {
-        text.strip_prefix(prefix)
-            .and_then(|rest| rest.strip_suffix(')'))
-    };
+    let inner = |prefix: &str| text.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(')'));
     if let Some(names) = inner("enum(") {
         return Kind::Enum(names.split('|').collect());
     }

@@ -57,11 +57,8 @@ impl Slot {
 
     /// Returns the end of the rest that holds at `now`.
     pub fn rest_end(&self, rests: &Rests, now: Timestamp) -> Option<Timestamp> {
-        let longest = LONGEST_DAY
-            .max(rests.fully_exhausted_wait)
-            .max(rests.exhausted_wait);
-        self.rest_until
-            .filter(|&end| end > now && end <= now.after(longest.saturating_mul(2)))
+        let longest = LONGEST_DAY.max(rests.fully_exhausted_wait).max(rests.exhausted_wait);
+        self.rest_until.filter(|&end| end > now && end <= now.after(longest.saturating_mul(2)))
     }
 
     /// Returns the slot after a success of an attempt that began at `started_at`.
@@ -72,11 +69,7 @@ impl Slot {
         if self.exhausted_at.is_some_and(|seen| started_at <= seen) {
             return self;
         }
-        Self {
-            total: self.total,
-            exhausted_at: self.exhausted_at,
-            ..Self::default()
-        }
+        Self { total: self.total, exhausted_at: self.exhausted_at, ..Self::default() }
     }
 
     /// Returns the slot after a 429 of an attempt that began at `started_at`; `jitter` is in
@@ -120,10 +113,7 @@ impl Slot {
             (false, Some(_)) => KeyStatus::TemporarilyExhausted,
             (false, None) => KeyStatus::Available,
         };
-        let reason = self
-            .reason
-            .clone()
-            .filter(|_| status != KeyStatus::Available);
+        let reason = self.reason.clone().filter(|_| status != KeyStatus::Available);
         StatusView {
             status,
             exhausted_count: self.streak,
@@ -145,10 +135,7 @@ fn rest_after(
     match exhaustion {
         Exhaustion::NoQuota => (None, true),
         // Everybody's quota comes back at the same second; a spread of a minute is polite.
-        Exhaustion::Day => (
-            Some(next_pacific_midnight(now).after(spread(60_000.0, jitter))),
-            true,
-        ),
+        Exhaustion::Day => (Some(next_pacific_midnight(now).after(spread(60_000.0, jitter))), true),
         Exhaustion::Short { delay: Some(delay) } => {
             let rest = (*delay).max(SHORTEST);
             let extra = rest.mul_f64(0.1 * jitter.clamp(0.0, 1.0));
@@ -161,14 +148,7 @@ fn rest_after(
             let doublings = u32::try_from(streak.clamp(1, 20) - 1).unwrap_or(0);
             let longest = LONGEST_UNNAMED.max(rests.exhausted_wait);
             (
-                Some(
-                    now.after(
-                        rests
-                            .exhausted_wait
-                            .saturating_mul(1 << doublings)
-                            .min(longest),
-                    ),
-                ),
+                Some(now.after(rests.exhausted_wait.saturating_mul(1 << doublings).min(longest))),
                 false,
             )
         }
@@ -195,14 +175,8 @@ pub fn next_pacific_midnight(now: Timestamp) -> Timestamp {
     let midnight = here
         .date_naive()
         .checked_add_days(Days::new(1))
-        .and_then(|day| {
-            Los_Angeles
-                .from_local_datetime(&day.and_time(NaiveTime::MIN))
-                .earliest()
-        });
-    midnight.map_or(now.after(LONGEST_DAY), |time| {
-        Timestamp(time.timestamp_millis())
-    })
+        .and_then(|day| Los_Angeles.from_local_datetime(&day.and_time(NaiveTime::MIN)).earliest());
+    midnight.map_or(now.after(LONGEST_DAY), |time| Timestamp(time.timestamp_millis()))
 }
 
 #[cfg(test)]
@@ -224,9 +198,7 @@ mod tests {
     }
 
     fn short(secs: Option<u64>) -> Exhaustion {
-        Exhaustion::Short {
-            delay: secs.map(Duration::from_secs),
-        }
+        Exhaustion::Short { delay: secs.map(Duration::from_secs) }
     }
 
     #[test]
@@ -236,16 +208,10 @@ mod tests {
         for now in [1_000, 200_000, 600_000, 60_000_000] {
             slot = hit(slot, &short(None), now - 1, now);
             let view = slot.view(&RESTS, Timestamp(now));
-            rests.push((
-                view.status.as_str(),
-                (view.available_at.unwrap().0 - now) / 1000,
-            ));
+            rests.push((view.status.as_str(), (view.available_at.unwrap().0 - now) / 1000));
         }
         let (short, full) = ("temporarily_exhausted", "fully_exhausted");
-        assert_eq!(
-            rests,
-            [(short, 120), (short, 240), (full, 43_200), (full, 43_200)]
-        );
+        assert_eq!(rests, [(short, 120), (short, 240), (full, 43_200), (full, 43_200)]);
     }
 
     #[test]
@@ -277,10 +243,7 @@ mod tests {
         let slot = hit(Slot::default(), &short(None), 900, 1_000);
         assert_eq!(slot.clone().after_success(Timestamp(950)), slot);
         let healed = slot.after_success(Timestamp(130_000));
-        assert_eq!(
-            (healed.streak, healed.total, healed.rest_until),
-            (0, 1, None)
-        );
+        assert_eq!((healed.streak, healed.total, healed.rest_until), (0, 1, None));
     }
 
     #[test]
@@ -292,12 +255,7 @@ mod tests {
 
     #[test]
     fn a_rest_set_under_a_wrong_clock_is_over() {
-        let slot = hit(
-            Slot::default(),
-            &short(None),
-            9_999_999_999_999,
-            10_000_000_000_000,
-        );
+        let slot = hit(Slot::default(), &short(None), 9_999_999_999_999, 10_000_000_000_000);
         assert!(slot.is_usable(&RESTS, Timestamp(1_000)));
     }
 

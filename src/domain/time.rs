@@ -12,9 +12,7 @@ pub struct Timestamp(pub i64);
 impl Timestamp {
     /// Reads an RFC 3339 time; `None` where it is none.
     pub fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text)
-            .ok()
-            .map(|time| Self(time.timestamp_millis()))
+        DateTime::parse_from_rfc3339(text).ok().map(|time| Self(time.timestamp_millis()))
     }
 
     /// Returns the time `duration` later, at most the last one that can be told.

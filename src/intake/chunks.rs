@@ -72,10 +72,7 @@ impl<'a> Line<'a> {
             Self::TooLong(_) => Err(too_long()),
             Self::Whole(bytes) if bytes.len() > LONGEST => Err(too_long()),
             Self::Whole(bytes) => std::str::from_utf8(bytes).map_err(|error| {
-                format!(
-                    "the line is not UTF-8: bad byte at column {}",
-                    error.valid_up_to() + 1
-                )
+                format!("the line is not UTF-8: bad byte at column {}", error.valid_up_to() + 1)
             }),
         }
     }
@@ -105,13 +102,7 @@ pub(super) struct Chunks {
 
 impl Chunks {
     pub(super) fn new(reader: Box<dyn Read + Send>) -> Self {
-        Self {
-            reader,
-            rest: Vec::new(),
-            next_line: 1,
-            started: false,
-            ended: false,
-        }
+        Self { reader, rest: Vec::new(), next_line: 1, started: false, ended: false }
     }
 
     fn read_chunk(&mut self) -> Result<Option<Chunk>, ReadError> {
@@ -140,10 +131,7 @@ impl Chunks {
     /// Reads one more block to the end of `bytes`; less only at the end of the input.
     fn fill(&mut self, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let block = CHUNK as u64;
-        let count = (&mut self.reader)
-            .take(block)
-            .read_to_end(bytes)
-            .map_err(ReadError::Io)?;
+        let count = (&mut self.reader).take(block).read_to_end(bytes).map_err(ReadError::Io)?;
         self.ended = count < CHUNK;
         Ok(())
     }
@@ -152,11 +140,7 @@ impl Chunks {
         let first_line = self.next_line;
         let ends = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
         self.next_line += ends;
-        Chunk {
-            first_line,
-            bytes,
-            too_long: None,
-        }
+        Chunk { first_line, bytes, too_long: None }
     }
 
     /// Reads to the end of a line without keeping it.
@@ -177,11 +161,7 @@ impl Chunks {
         }
         let first_line = self.next_line;
         self.next_line += 1;
-        Ok(Chunk {
-            first_line,
-            bytes,
-            too_long: Some(length),
-        })
+        Ok(Chunk { first_line, bytes, too_long: Some(length) })
     }
 }
 

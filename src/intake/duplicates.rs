@@ -77,8 +77,7 @@ impl Conflicts {
         bytes[..8].copy_from_slice(&line.to_be_bytes());
         bytes[8..].copy_from_slice(&first.to_be_bytes());
         self.count += 1;
-        self.spill
-            .push(usize::try_from(line / LINES).unwrap_or(usize::MAX), bytes)
+        self.spill.push(usize::try_from(line / LINES).unwrap_or(usize::MAX), bytes)
     }
 }
 
@@ -91,11 +90,7 @@ pub(super) struct ConflictLines {
 
 impl ConflictLines {
     pub(super) fn of(conflicts: &Arc<Conflicts>) -> Self {
-        Self {
-            conflicts: Arc::clone(conflicts),
-            part: 0,
-            current: Vec::new().into_iter(),
-        }
+        Self { conflicts: Arc::clone(conflicts), part: 0, current: Vec::new().into_iter() }
     }
 }
 
@@ -122,9 +117,7 @@ impl Iterator for ConflictLines {
 }
 
 fn number(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
@@ -175,9 +168,8 @@ mod tests {
 
     #[test]
     fn many_lines_are_spilled_and_all_conflicts_are_found() {
-        let lines: Vec<(u16, u8)> = (0..200_000_u32)
-            .map(|n| ((n % 60_000) as u16, u8::from(n % 7 == 0)))
-            .collect();
+        let lines: Vec<(u16, u8)> =
+            (0..200_000_u32).map(|n| ((n % 60_000) as u16, u8::from(n % 7 == 0))).collect();
         assert_eq!(found(&lines), expected(&lines));
     }
 

@@ -20,17 +20,10 @@ pub(super) fn read(chunk: &Chunk, defaults: &Defaults) -> Parsed {
         .lines()
         .filter_map(|(number, line)| match read_line(&line, number, defaults) {
             Ok(job) => job.map(Ok),
-            Err(reason) => Some(Err(Bad {
-                line: number,
-                reason,
-                text: String::new(),
-            })),
+            Err(reason) => Some(Err(Bad { line: number, reason, text: String::new() })),
         })
         .collect();
-    Parsed {
-        hash: chunk.hash(),
-        lines,
-    }
+    Parsed { hash: chunk.hash(), lines }
 }
 
 /// The jobs of one source in the lines' order, read ahead in other threads.
@@ -113,11 +106,7 @@ impl Jobs {
     }
 
     fn refused(&self, line: u64, reason: String) -> IntakeError {
-        IntakeError::Refused {
-            name: self.label.name.clone(),
-            line,
-            reason,
-        }
+        IntakeError::Refused { name: self.label.name.clone(), line, reason }
     }
 }
 

@@ -73,10 +73,7 @@ struct Bad {
 impl Intake {
     /// Opens a source. Standard input and pipes are read to their end into an unlinked file.
     pub fn open(source: &Source) -> Result<Self, IntakeError> {
-        Ok(Self {
-            input: Input::open(source)?,
-            seen: OnceLock::new(),
-        })
+        Ok(Self { input: Input::open(source)?, seen: OnceLock::new() })
     }
 
     /// Returns the name for people: the path, or `standard input`.
@@ -119,11 +116,7 @@ impl Intake {
         checked.good -= conflicts.count();
         checked.bad += conflicts.count();
         self.reject(&conflicts, rejects)?;
-        let seen = Seen {
-            bytes: checked.bytes,
-            hashes: hashes.into(),
-            conflicts,
-        };
+        let seen = Seen { bytes: checked.bytes, hashes: hashes.into(), conflicts };
         // A second check finds the same or `jobs` notices the change.
         let _ = self.seen.set(seen);
         Ok(checked)
@@ -182,11 +175,7 @@ fn inspect(chunk: &Chunk, defaults: &Defaults) -> Findings {
             Ok(None) => {}
             Ok(Some(job)) => findings.records.push(Record::of(&job)),
             Err(reason) => {
-                findings.bad.push(Bad {
-                    line: number,
-                    reason,
-                    text: line.text().into_owned(),
-                });
+                findings.bad.push(Bad { line: number, reason, text: line.text().into_owned() });
             }
         }
     }

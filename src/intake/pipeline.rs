@@ -23,11 +23,7 @@ impl<T: Send + 'static> Pipeline<T> {
     /// Starts one thread that reads and some that call `work`.
     pub(super) fn start(chunks: Chunks, work: impl Fn(Chunk) -> T + Send + Sync + 'static) -> Self {
         let work = Arc::new(work);
-        let mut pipeline = Self {
-            results: Vec::new(),
-            turn: 0,
-            threads: Vec::new(),
-        };
+        let mut pipeline = Self { results: Vec::new(), turn: 0, threads: Vec::new() };
         let mut inputs = Vec::new();
         for _ in 0..available_parallelism().map_or(1, usize::from).min(THREADS) {
             let (input, chunks) = sync_channel::<Result<Chunk, ReadError>>(WAITING);

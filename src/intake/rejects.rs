@@ -41,10 +41,7 @@ struct Entry<'a> {
 impl Rejects {
     /// Returns a collection that also writes each refused line as JSON to `writer`.
     pub fn to_writer(writer: Box<dyn Write + Send>) -> Self {
-        Self {
-            writer: Some(writer),
-            ..Self::default()
-        }
+        Self { writer: Some(writer), ..Self::default() }
     }
 
     /// Returns the first refusals, at most 20, in the order of sources and lines.
@@ -59,10 +56,7 @@ impl Rejects {
 
     /// Writes out what is still buffered.
     pub fn flush(&mut self) -> Result<(), IntakeError> {
-        self.writer
-            .as_mut()
-            .map_or(Ok(()), Write::flush)
-            .map_err(IntakeError::Rejects)
+        self.writer.as_mut().map_or(Ok(()), Write::flush).map_err(IntakeError::Rejects)
     }
 
     /// Begins with the lines of another source.
@@ -76,32 +70,20 @@ impl Rejects {
         let Some(writer) = &mut self.writer else {
             return Ok(());
         };
-        serde_json::to_writer(
-            &mut *writer,
-            &Entry {
-                line,
-                error: reason,
-                text,
-            },
-        )
-        .map_err(std::io::Error::from)
-        .and_then(|()| writer.write_all(b"\n"))
-        .map_err(IntakeError::Rejects)
+        serde_json::to_writer(&mut *writer, &Entry { line, error: reason, text })
+            .map_err(std::io::Error::from)
+            .and_then(|()| writer.write_all(b"\n"))
+            .map_err(IntakeError::Rejects)
     }
 
     /// Keeps the first by line: conflicts between lines are found after all others.
     fn keep(&mut self, line: u64, reason: &str) {
         let index = self.sources.len();
-        let place = self
-            .kept
-            .partition_point(|(source, kept)| (*source, kept.line) <= (index, line));
+        let place =
+            self.kept.partition_point(|(source, kept)| (*source, kept.line) <= (index, line));
         if place < KEPT {
             let source = self.sources.last().cloned().unwrap_or_default();
-            let rejected = Rejected {
-                source,
-                line,
-                reason: reason.to_owned(),
-            };
+            let rejected = Rejected { source, line, reason: reason.to_owned() };
             self.kept.insert(place, (index, rejected));
             self.kept.truncate(KEPT);
         }
@@ -110,8 +92,6 @@ impl Rejects {
 
 impl fmt::Debug for Rejects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rejects")
-            .field("count", &self.count)
-            .finish_non_exhaustive()
+        f.debug_struct("Rejects").field("count", &self.count).finish_non_exhaustive()
     }
 }

@@ -22,11 +22,7 @@ pub enum Source {
 impl Source {
     /// Returns the source that an argument names; `-` is standard input.
     pub fn named(path: &Path) -> Self {
-        if path.as_os_str() == "-" {
-            Self::Stdin
-        } else {
-            Self::Path(path.to_owned())
-        }
+        if path.as_os_str() == "-" { Self::Stdin } else { Self::Path(path.to_owned()) }
     }
 
     /// Returns the batch that the source's jobs belong to unless told otherwise.
@@ -40,24 +36,14 @@ impl Source {
 
 /// Returns the file's name without `.gz` and without one more ending; `stdin` for `-`.
 pub fn batch_name(path: &Path) -> String {
-    let name = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     if name == "-" {
         return "stdin".to_owned();
     }
-    let plain = name
-        .strip_suffix(".gz")
-        .filter(|rest| !rest.is_empty())
-        .unwrap_or(&name);
+    let plain = name.strip_suffix(".gz").filter(|rest| !rest.is_empty()).unwrap_or(&name);
     let stem = plain.rsplit_once('.').map_or(plain, |(stem, _)| stem);
     let chosen = if stem.is_empty() { plain } else { stem };
-    if chosen.is_empty() {
-        "input".to_owned()
-    } else {
-        chosen.to_owned()
-    }
+    if chosen.is_empty() { "input".to_owned() } else { chosen.to_owned() }
 }
 
 /// An opened source: the bytes that it had then.
@@ -93,10 +79,7 @@ impl Input {
 
     fn open_path(path: &Path) -> Result<Self, IntakeError> {
         let name = path.display().to_string();
-        let failed = |source| IntakeError::Io {
-            name: name.clone(),
-            source,
-        };
+        let failed = |source| IntakeError::Io { name: name.clone(), source };
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         if kind.is_fifo() {
             let pipe = File::open(path).map_err(failed)?;
@@ -108,11 +91,7 @@ impl Input {
         let file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         let compressed = is_gzip(&file).map_err(failed)?;
-        Ok(Self {
-            label: Label { name, compressed },
-            length,
-            place: Place::Path(path.to_owned()),
-        })
+        Ok(Self { label: Label { name, compressed }, length, place: Place::Path(path.to_owned()) })
     }
 
     fn spool(name: String, mut from: impl Read) -> Result<Self, IntakeError> {
@@ -129,11 +108,7 @@ impl Input {
         }
         let length = file.stream_position().map_err(IntakeError::Temporary)?;
         let compressed = is_gzip(&file).map_err(IntakeError::Temporary)?;
-        Ok(Self {
-            label: Label { name, compressed },
-            length,
-            place: Place::Spool(file),
-        })
+        Ok(Self { label: Label { name, compressed }, length, place: Place::Spool(file) })
     }
 
     /// Returns a reader of the decompressed bytes, from their start.
@@ -142,15 +117,9 @@ impl Input {
             Place::Path(path) => File::open(path),
             Place::Spool(file) => file.try_clone(),
         };
-        let file = file.map_err(|source| IntakeError::Io {
-            name: self.label.name.clone(),
-            source,
-        })?;
-        let window = Window {
-            file,
-            at: 0,
-            end: self.length,
-        };
+        let file =
+            file.map_err(|source| IntakeError::Io { name: self.label.name.clone(), source })?;
+        let window = Window { file, at: 0, end: self.length };
         if self.label.compressed {
             return Ok(Box::new(MultiGzDecoder::new(io::BufReader::with_capacity(
                 1 << 16,
@@ -175,15 +144,11 @@ impl Label {
     }
 
     pub(super) fn unchecked(&self) -> IntakeError {
-        IntakeError::Unchecked {
-            name: self.name.clone(),
-        }
+        IntakeError::Unchecked { name: self.name.clone() }
     }
 
     pub(super) fn changed(&self) -> IntakeError {
-        IntakeError::Changed {
-            name: self.name.clone(),
-        }
+        IntakeError::Changed { name: self.name.clone() }
     }
 }
 

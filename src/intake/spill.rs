@@ -38,8 +38,7 @@ impl<const N: usize> Spill<N> {
                 none => none.insert(tempfile::tempfile().map_err(IntakeError::Temporary)?),
             };
             let block = slot.waiting.as_flattened();
-            file.write_all_at(block, self.length)
-                .map_err(IntakeError::Temporary)?;
+            file.write_all_at(block, self.length).map_err(IntakeError::Temporary)?;
             slot.blocks.push(self.length);
             self.length += block.len() as u64;
             slot.waiting.clear();

@@ -10,12 +10,7 @@ use tempfile::TempDir;
 use super::*;
 
 fn defaults() -> Defaults {
-    Defaults {
-        model: "m".to_owned(),
-        priority: 0,
-        max_attempts: 5,
-        not_before: None,
-    }
+    Defaults { model: "m".to_owned(), priority: 0, max_attempts: 5, not_before: None }
 }
 
 struct Folder(TempDir);
@@ -59,21 +54,11 @@ fn check(intake: &Intake) -> (Checked, Vec<(u64, String)>) {
     let mut rejects = Rejects::default();
     let checked = intake.check(&defaults(), &mut rejects).unwrap();
     assert_eq!(rejects.count(), checked.bad);
-    (
-        checked,
-        rejects
-            .kept()
-            .map(|it| (it.line, it.reason.clone()))
-            .collect(),
-    )
+    (checked, rejects.kept().map(|it| (it.line, it.reason.clone())).collect())
 }
 
 fn good_lines(intake: &Intake) -> Vec<u64> {
-    intake
-        .jobs(&defaults(), true)
-        .unwrap()
-        .map(|job| job.unwrap().line)
-        .collect()
+    intake.jobs(&defaults(), true).unwrap().map(|job| job.unwrap().line).collect()
 }
 
 #[test]
@@ -125,15 +110,8 @@ fn refused_lines_are_told_and_left_out() {
          \"text\":\"{\\\"prompt\\\":\\\"b\\\",\\\"task_id\\\":\\\"1\\\"}\"}\n"
     );
     assert_eq!(good_lines(&intake), [1, 4]);
-    let error = intake
-        .jobs(&defaults(), false)
-        .unwrap()
-        .find_map(Result::err)
-        .unwrap();
-    assert!(
-        matches!(error, IntakeError::Refused { line: 2, .. }),
-        "{error}"
-    );
+    let error = intake.jobs(&defaults(), false).unwrap().find_map(Result::err).unwrap();
+    assert!(matches!(error, IntakeError::Refused { line: 2, .. }), "{error}");
 }
 
 #[test]
@@ -165,12 +143,7 @@ fn a_file_that_changes_between_the_passes_is_an_error() {
         let intake = folder.open(b"{\"prompt\":\"a\"}\n");
         check(&intake);
         folder.file(changed.as_bytes());
-        let error = intake
-            .jobs(&defaults(), false)
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap_err();
+        let error = intake.jobs(&defaults(), false).unwrap().next().unwrap().unwrap_err();
         assert!(matches!(error, IntakeError::Changed { .. }), "{error}");
         assert!(error.to_string().contains("in.jsonl"));
     }
@@ -196,28 +169,15 @@ fn sources_that_cannot_be_read_are_named() {
     let mut cut = gzip("{\"prompt\":\"a\"}\n".repeat(100).as_bytes());
     cut.truncate(cut.len() - 4);
     let utf16 = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    for (bytes, wanted) in [
-        (cut, "gzip"),
-        (utf16, "UTF-16"),
-        (vec![0xff, 0xfe], "UTF-16"),
-    ] {
+    for (bytes, wanted) in [(cut, "gzip"), (utf16, "UTF-16"), (vec![0xff, 0xfe], "UTF-16")] {
         let intake = folder.open(&bytes);
-        let error = intake
-            .check(&defaults(), &mut Rejects::default())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(wanted) && error.contains("in.jsonl"),
-            "{error}"
-        );
+        let error = intake.check(&defaults(), &mut Rejects::default()).unwrap_err().to_string();
+        assert!(error.contains(wanted) && error.contains("in.jsonl"), "{error}");
     }
 }
 
 #[test]
 fn jobs_come_only_after_a_check() {
     let intake = Folder::new().open(b"");
-    assert!(matches!(
-        intake.jobs(&defaults(), true),
-        Err(IntakeError::Unchecked { .. })
-    ));
+    assert!(matches!(intake.jobs(&defaults(), true), Err(IntakeError::Unchecked { .. })));
 }

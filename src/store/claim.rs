@@ -26,10 +26,7 @@ pub(super) async fn claim(
     let (counts, used, next_call_at) = scope(connection, policy.batch).await?;
     report.counts = counts;
     let all = keys::all(connection).await?;
-    let own: Vec<KeyRow> = all
-        .into_iter()
-        .filter(|key| own_keys.contains(&key.id))
-        .collect();
+    let own: Vec<KeyRow> = all.into_iter().filter(|key| own_keys.contains(&key.id)).collect();
     report.keys_alive = own.iter().filter(|key| key.is_alive()).count();
     let left = budget_left(policy, &used, counts.running);
     report.budget_reached = left == 0;
@@ -51,10 +48,7 @@ pub(super) async fn claim(
     let candidates = candidates(connection, policy.batch, now, calls, &open, &mut wake).await?;
     report.waiting = wake.waiting(&candidates, &open);
     report.wake_at = wake.earliest;
-    let bounds = Bounds {
-        calls,
-        one_call_a_key: !policy.key_cooldown.is_zero(),
-    };
+    let bounds = Bounds { calls, one_call_a_key: !policy.key_cooldown.is_zero() };
     let grants = plan::plan(candidates, &open.slots, bounds);
     report.claimed = write(connection, worker, moment, &grants, policy).await?;
     let started = i64::try_from(report.claimed.len()).unwrap_or(i64::MAX);
@@ -103,15 +97,7 @@ async fn scope(
         failed: row.3,
         cancelled: row.4,
     };
-    Ok((
-        counts,
-        UsedUp {
-            calls: row.5,
-            tokens: row.6,
-            cost: row.7,
-        },
-        row.8,
-    ))
+    Ok((counts, UsedUp { calls: row.5, tokens: row.6, cost: row.7 }, row.8))
 }
 
 /// The earliest time at which more can start, and why it is not now.
@@ -167,12 +153,7 @@ async fn open_slots(
     let slots = keys::slots(connection).await?;
     let busy = in_flight(connection).await?;
     let fresh = Slot::default();
-    let mut open = Open {
-        slots: Vec::new(),
-        resting: 0,
-        cooling: 0,
-        models: models.clone(),
-    };
+    let mut open = Open { slots: Vec::new(), resting: 0, cooling: 0, models: models.clone() };
     for key in own.iter().filter(|key| key.is_alive()) {
         let mut usable = false;
         let one_at_a_time = !policy.key_cooldown.is_zero();
@@ -194,17 +175,8 @@ async fn open_slots(
             let in_flight = busy.get(&(key.id, model)).copied().unwrap_or(0);
             // After a 429, one call tries the slot before more follow it.
             let most = if slot.streak > 0 { 1 } else { usize::MAX };
-            let room = if key_busy {
-                0
-            } else {
-                most.saturating_sub(in_flight).min(capacity)
-            };
-            open.slots.push(OpenSlot {
-                key: key.id,
-                model,
-                room,
-                in_flight,
-            });
+            let room = if key_busy { 0 } else { most.saturating_sub(in_flight).min(capacity) };
+            open.slots.push(OpenSlot { key: key.id, model, room, in_flight });
         }
         open.resting += usize::from(!usable);
     }
@@ -225,10 +197,7 @@ async fn demanded(
             (SELECT 1 FROM jobs INDEXED BY jobs_due WHERE state = 'pending' AND model_id = m.id)
             AND ?1 IS NULL"
     };
-    Ok(sqlx::query_scalar(query)
-        .bind(batch)
-        .fetch_all(connection)
-        .await?)
+    Ok(sqlx::query_scalar(query).bind(batch).fetch_all(connection).await?)
 }
 
 async fn in_flight(
@@ -257,12 +226,8 @@ async fn candidates(
 ) -> Result<Vec<Candidate>, StoreError> {
     let mut candidates = Vec::new();
     for &model in &open.models {
-        let room: usize = open
-            .slots
-            .iter()
-            .filter(|slot| slot.model == model)
-            .map(|slot| slot.room)
-            .sum();
+        let room: usize =
+            open.slots.iter().filter(|slot| slot.model == model).map(|slot| slot.room).sum();
         let wanted = calls.min(room);
         let mut taken = 0;
         let mut below = i64::MAX;
@@ -271,12 +236,7 @@ async fn candidates(
                 let limit = i64::try_from(wanted - taken).unwrap_or(i64::MAX);
                 for (job, due_at) in due(connection, batch, (model, priority), now, limit).await? {
                     let due_at = Timestamp(due_at);
-                    candidates.push(Candidate {
-                        job,
-                        model,
-                        priority,
-                        due_at,
-                    });
+                    candidates.push(Candidate { job, model, priority, due_at });
                     taken += 1;
                 }
             }
@@ -304,10 +264,7 @@ async fn next_priority(
           WHERE state = 'pending' AND model_id = ?2 AND priority < ?3 AND ?1 IS NULL
           ORDER BY priority DESC LIMIT 1"
     };
-    let row = sqlx::query_scalar(query)
-        .bind(batch)
-        .bind(model)
-        .bind(below);
+    let row = sqlx::query_scalar(query).bind(batch).bind(model).bind(below);
     Ok(row.fetch_optional(connection).await?)
 }
 
@@ -329,12 +286,7 @@ async fn due(
             AND due_at <= ?4
           ORDER BY due_at, id LIMIT ?5"
     };
-    let rows = sqlx::query_as(query)
-        .bind(batch)
-        .bind(model)
-        .bind(priority)
-        .bind(now.0)
-        .bind(limit);
+    let rows = sqlx::query_as(query).bind(batch).bind(model).bind(priority).bind(now.0).bind(limit);
     Ok(rows.fetch_all(connection).await?)
 }
 
@@ -355,11 +307,7 @@ async fn next_due(
             AND due_at > ?4
           ORDER BY due_at LIMIT 1"
     };
-    let row = sqlx::query_scalar(query)
-        .bind(batch)
-        .bind(model)
-        .bind(priority)
-        .bind(now.0);
+    let row = sqlx::query_scalar(query).bind(batch).bind(model).bind(priority).bind(now.0);
     Ok(row.fetch_optional(connection).await?)
 }
 
@@ -404,11 +352,7 @@ async fn write(
         *batches.entry(row.4).or_default() += 1;
     }
     for (batch, number) in batches {
-        let moved = Counts {
-            pending: -number,
-            running: number,
-            ..Counts::default()
-        };
+        let moved = Counts { pending: -number, running: number, ..Counts::default() };
         settle::move_counters(connection, batch, &moved).await?;
     }
     if !policy.api_call_interval.is_zero() {
@@ -419,16 +363,14 @@ async fn write(
     }
     Ok(claimed
         .into_iter()
-        .map(
-            |(job, claim, key, model, _, model_name, task_id, request)| Claimed {
-                job,
-                claim,
-                key,
-                model,
-                model_name,
-                task_id,
-                request,
-            },
-        )
+        .map(|(job, claim, key, model, _, model_name, task_id, request)| Claimed {
+            job,
+            claim,
+            key,
+            model,
+            model_name,
+            task_id,
+            request,
+        })
         .collect())
 }

@@ -41,10 +41,7 @@ impl Identity {
     /// Reads it by `stat`: opening and closing the file would drop SQLite's own locks.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let data = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: data.dev(),
-            inode: data.ino(),
-        })
+        Some(Self { device: data.dev(), inode: data.ino() })
     }
 }
 
@@ -98,12 +95,7 @@ async fn first_open_lock(path: &Path) -> Result<File, StoreError> {
 }
 
 fn create(path: &Path) -> Result<(), StoreError> {
-    match OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-    {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(StoreError::io("create the database", path)(error)),
@@ -112,21 +104,11 @@ fn create(path: &Path) -> Result<(), StoreError> {
 
 /// Opens `path`, made with mode 0600 where it is missing.
 pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 async fn version(path: &Path) -> Result<Version, StoreError> {
-    if std::fs::metadata(path)
-        .map_err(StoreError::io("look at", path))?
-        .len()
-        == 0
-    {
+    if std::fs::metadata(path).map_err(StoreError::io("look at", path))?.len() == 0 {
         return Ok(Version::None);
     }
     let mut connection = read_options(path).connect().await?;
@@ -148,53 +130,32 @@ async fn read_version(
     .fetch_one(&mut *connection)
     .await
     .map_err(|error| {
-        if is_not_a_database(&error) {
-            StoreError::NotOurs(path.to_owned())
-        } else {
-            error.into()
-        }
+        if is_not_a_database(&error) { StoreError::NotOurs(path.to_owned()) } else { error.into() }
     })?;
-    let (version, application, tables, migrations): (i64, i64, i64, i64) = (
-        row.try_get(0)?,
-        row.try_get(1)?,
-        row.try_get(2)?,
-        row.try_get(3)?,
-    );
+    let (version, application, tables, migrations): (i64, i64, i64, i64) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
     if tables == 0 && version == 0 {
         return Ok(Version::None);
     }
     // A first start that died may have left the table of migrations and nothing else.
     if application != APPLICATION_ID {
         let unfinished = application == 0 && tables == migrations;
-        return if unfinished {
-            Ok(Version::None)
-        } else {
-            Err(StoreError::NotOurs(path.into()))
-        };
+        return if unfinished { Ok(Version::None) } else { Err(StoreError::NotOurs(path.into())) };
     }
     let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
         .fetch_one(&mut *connection)
         .await?;
-    let known = MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
     if version > SCHEMA_VERSION || newest > known {
         return Err(StoreError::Newer(path.to_owned()));
     }
-    Ok(if version == SCHEMA_VERSION {
-        Version::Current
-    } else {
-        Version::Older
-    })
+    Ok(if version == SCHEMA_VERSION { Version::Current } else { Version::Older })
 }
 
 async fn migrate(path: &Path) -> Result<(), StoreError> {
     let mut connection = base_options(path).connect().await?;
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode = WAL")
-        .fetch_one(&mut connection)
-        .await?;
+    let mode: String =
+        sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(&mut connection).await?;
     if mode != "wal" {
         return Err(StoreError::Pragma("journal_mode = WAL"));
     }
@@ -226,9 +187,8 @@ pub(crate) fn read_options(path: &Path) -> SqliteConnectOptions {
 /// Opens a connection that writes, and reads back that every pragma took.
 pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     let mut connection = base_options(path).connect().await?;
-    let library: String = sqlx::query_scalar("SELECT sqlite_version()")
-        .fetch_one(&mut connection)
-        .await?;
+    let library: String =
+        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await?;
     if !is_safe_library(&library) {
         return Err(StoreError::Library(library));
     }
@@ -240,13 +200,10 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreEr
         ("trusted_schema", "0"),
         ("cell_size_check", "1"),
     ] {
-        let query = format!(
-            "SELECT CAST(p.\"{}\" AS TEXT) FROM pragma_{pragma} AS p",
-            column(pragma)
-        );
-        let found: String = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
-            .fetch_one(&mut connection)
-            .await?;
+        let query =
+            format!("SELECT CAST(p.\"{}\" AS TEXT) FROM pragma_{pragma} AS p", column(pragma));
+        let found: String =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut connection).await?;
         if found != wanted {
             return Err(StoreError::Pragma(pragma));
         }
@@ -256,20 +213,13 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreEr
 
 /// The table-valued form of a pragma names its column after the pragma, but for this one.
 fn column(pragma: &str) -> &str {
-    if pragma == "busy_timeout" {
-        "timeout"
-    } else {
-        pragma
-    }
+    if pragma == "busy_timeout" { "timeout" } else { pragma }
 }
 
 /// Earlier ones, and 3.52.0, can lose committed pages in a write-ahead log that several
 /// connections share (<https://sqlite.org/wal.html>).
 fn is_safe_library(version: &str) -> bool {
-    let parts: Vec<u32> = version
-        .split('.')
-        .filter_map(|part| part.parse().ok())
-        .collect();
+    let parts: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
     parts.as_slice() >= [3, 51, 3].as_slice() && parts != [3, 52, 0]
 }
 

@@ -212,11 +212,7 @@ impl<'a> Adding<'a> {
         match self.options.on_conflict {
             OnConflict::Refuse => {
                 let batch = self.options.batch.clone();
-                return Err(StoreError::Conflict {
-                    task_id: job.task_id,
-                    line: job.line,
-                    batch,
-                });
+                return Err(StoreError::Conflict { task_id: job.task_id, line: job.line, batch });
             }
             OnConflict::Replace if state != JobState::Running => {
                 self.moved.add(state, -1);
@@ -243,15 +239,7 @@ impl<'a> Adding<'a> {
         for (id, job) in fresh {
             let model = self.model(connection, &job.model).await?;
             let due = job.not_before.unwrap_or(self.options.now).0;
-            hot.push((
-                id,
-                &job.task_id,
-                job.line,
-                model,
-                job.priority,
-                due,
-                job.max_attempts,
-            ));
+            hot.push((id, &job.task_id, job.line, model, job.priority, due, job.max_attempts));
         }
         for rows in bulk::arrays(&hot)? {
             sqlx::query(
@@ -281,14 +269,10 @@ impl<'a> Adding<'a> {
     ) -> Result<(), StoreError> {
         for (id, job) in replaced {
             let model = self.model(connection, &job.model).await?;
-            for statement in [
-                "DELETE FROM answers WHERE job_id = ?1",
-                "DELETE FROM attempts WHERE job_id = ?1",
-            ] {
-                sqlx::query(statement)
-                    .bind(id)
-                    .execute(&mut *connection)
-                    .await?;
+            for statement in
+                ["DELETE FROM answers WHERE job_id = ?1", "DELETE FROM attempts WHERE job_id = ?1"]
+            {
+                sqlx::query(statement).bind(id).execute(&mut *connection).await?;
             }
             // The claim moves on, so that no attempt at the old content can count.
             sqlx::query(
@@ -341,10 +325,8 @@ async fn write_inputs(
     connection: &mut SqliteConnection,
     jobs: &[(i64, NewJob)],
 ) -> Result<(), StoreError> {
-    let cold: Vec<_> = jobs
-        .iter()
-        .map(|(id, job)| (id, hex(&job.digest), &job.metadata, &job.request))
-        .collect();
+    let cold: Vec<_> =
+        jobs.iter().map(|(id, job)| (id, hex(&job.digest), &job.metadata, &job.request)).collect();
     for rows in bulk::arrays(&cold)? {
         sqlx::query(
             "INSERT OR REPLACE INTO inputs (job_id, digest, metadata, request)
@@ -383,10 +365,8 @@ async fn existing(
 
 fn hex(digest: &[u8]) -> String {
     use std::fmt::Write;
-    digest
-        .iter()
-        .fold(String::with_capacity(32), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    digest.iter().fold(String::with_capacity(32), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

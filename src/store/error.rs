@@ -79,11 +79,7 @@ impl StoreError {
         path: &Path,
     ) -> impl FnOnce(std::io::Error) -> StoreError {
         let path = path.to_owned();
-        move |source| StoreError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| StoreError::Io { action, path, source }
     }
 
     /// Returns whether a later try can succeed without anybody's help in code: the disk is full,
@@ -112,9 +108,7 @@ pub(crate) fn is_not_a_database(error: &sqlx::Error) -> bool {
 }
 
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let error = error
-        .as_database_error()?
-        .try_downcast_ref::<SqliteError>()?;
+    let error = error.as_database_error()?.try_downcast_ref::<SqliteError>()?;
     let code: i32 = sqlx::error::DatabaseError::code(error)?.parse().ok()?;
     Some(code & 0xff)
 }

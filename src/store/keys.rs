@@ -49,8 +49,7 @@ impl KeyRow {
     /// Returns the end of the rest after use that holds at `now`; one further off than a rest is
     /// long was set under a wrong clock.
     pub(super) fn cooldown_end(&self, cooldown: Duration, now: Timestamp) -> Option<Timestamp> {
-        self.cooldown_until
-            .filter(|&end| end > now && end <= now.after(cooldown))
+        self.cooldown_until.filter(|&end| end > now && end <= now.after(cooldown))
     }
 }
 
@@ -62,22 +61,13 @@ impl Store {
     ///
     /// A name with a new secret starts anew; a secret under a new name keeps its state.
     pub async fn register_keys(&self, found: &[FoundKey<'_>]) -> Result<Vec<KeyRow>, StoreError> {
-        let salt: Vec<u8> = sqlx::query_scalar("SELECT salt FROM meta")
-            .fetch_one(&self.readers)
-            .await?;
+        let salt: Vec<u8> =
+            sqlx::query_scalar("SELECT salt FROM meta").fetch_one(&self.readers).await?;
         let found: Vec<(String, Vec<u8>, bool)> = found
             .iter()
-            .map(|key| {
-                (
-                    key.name.to_owned(),
-                    fingerprint(&salt, key.secret),
-                    key.is_sendable,
-                )
-            })
+            .map(|key| (key.name.to_owned(), fingerprint(&salt, key.secret), key.is_sendable))
             .collect();
-        self.writer
-            .write(move |connection| Box::pin(register(connection, found)))
-            .await
+        self.writer.write(move |connection| Box::pin(register(connection, found))).await
     }
 
     /// Returns all keys of the database as they stand at `now`, by name.
@@ -146,9 +136,7 @@ impl Store {
                 Box::pin(async move {
                     let mut changed = 0;
                     for statement in statements {
-                        let done = sqlx::query(statement)
-                            .bind(&names)
-                            .execute(&mut *connection);
+                        let done = sqlx::query(statement).bind(&names).execute(&mut *connection);
                         changed = done.await?.rows_affected();
                     }
                     refresh(connection, &default_rests(), now).await?;
@@ -195,14 +183,10 @@ async fn register(
         sqlx::query_as("SELECT id, name, fingerprint FROM keys")
             .fetch_all(&mut *connection)
             .await?;
-    let by_print: HashMap<&[u8], i64> = known
-        .iter()
-        .map(|(id, _, print)| (print.as_slice(), *id))
-        .collect();
-    let taken: HashSet<i64> = found
-        .iter()
-        .filter_map(|(_, print, _)| by_print.get(print.as_slice()).copied())
-        .collect();
+    let by_print: HashMap<&[u8], i64> =
+        known.iter().map(|(id, _, print)| (print.as_slice(), *id)).collect();
+    let taken: HashSet<i64> =
+        found.iter().filter_map(|(_, print, _)| by_print.get(print.as_slice()).copied()).collect();
     // Names are unique; those that move give theirs up first.
     let moving = known.iter().filter(|(id, name, print)| {
         taken.contains(id) && !found.iter().any(|(n, p, _)| n == name && p == print)
@@ -220,12 +204,7 @@ async fn register(
             None => renew(connection, name, print).await?,
         };
         if !is_sendable {
-            fail(
-                connection,
-                id,
-                "the key holds characters that cannot be sent",
-            )
-            .await?;
+            fail(connection, id, "the key holds characters that cannot be sent").await?;
         }
         ids.push(id);
     }
@@ -317,17 +296,7 @@ pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRow>
 
 /// Reads all slots.
 pub(super) async fn slots(connection: &mut SqliteConnection) -> Result<Slots, StoreError> {
-    type Row = (
-        i64,
-        i64,
-        i64,
-        i64,
-        Option<i64>,
-        bool,
-        bool,
-        Option<i64>,
-        Option<String>,
-    );
+    type Row = (i64, i64, i64, i64, Option<i64>, bool, bool, Option<i64>, Option<String>);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at, reason
            FROM slots",
@@ -336,20 +305,18 @@ pub(super) async fn slots(connection: &mut SqliteConnection) -> Result<Slots, St
     .await?;
     Ok(rows
         .into_iter()
-        .map(
-            |(key, model, streak, total, rest_until, full, never, exhausted_at, reason)| {
-                let slot = Slot {
-                    streak,
-                    total,
-                    rest_until: rest_until.map(Timestamp),
-                    full,
-                    never,
-                    exhausted_at: exhausted_at.map(Timestamp),
-                    reason,
-                };
-                ((key, model), slot)
-            },
-        )
+        .map(|(key, model, streak, total, rest_until, full, never, exhausted_at, reason)| {
+            let slot = Slot {
+                streak,
+                total,
+                rest_until: rest_until.map(Timestamp),
+                full,
+                never,
+                exhausted_at: exhausted_at.map(Timestamp),
+                reason,
+            };
+            ((key, model), slot)
+        })
         .collect())
 }
 
@@ -370,15 +337,10 @@ pub(super) async fn after_attempts(
             Outcome::Exhausted(exhaustion) => {
                 let started = ended.started_at;
                 let rests = &policy.rests;
-                before
-                    .clone()
-                    .after_exhaustion(exhaustion, started, rests, now, ended.jitter)
+                before.clone().after_exhaustion(exhaustion, started, rests, now, ended.jitter)
             }
             Outcome::BadKey => {
-                let reason = ended
-                    .message
-                    .as_deref()
-                    .unwrap_or("the API refused the key");
+                let reason = ended.message.as_deref().unwrap_or("the API refused the key");
                 fail(connection, ended.key, reason).await?;
                 continue;
             }
@@ -510,25 +472,14 @@ fn key_view(
             seen.push((name.clone(), view));
         }
     }
-    KeyView {
-        name: row.name.clone(),
-        overall: overall(row, &in_use, rests, now),
-        models: seen,
-    }
+    KeyView { name: row.name.clone(), overall: overall(row, &in_use, rests, now), models: seen }
 }
 
 /// A key is as its best model in use is, unless something holds for all of them.
 fn overall(row: &KeyRow, in_use: &[StatusView], rests: &Rests, now: Timestamp) -> StatusView {
-    let best = in_use
-        .iter()
-        .min_by_key(|view| (view.status, view.available_at))
-        .cloned();
+    let best = in_use.iter().min_by_key(|view| (view.status, view.available_at)).cloned();
     let mut view = best.unwrap_or_else(|| Slot::default().view(rests, now));
-    view.exhausted_count = in_use
-        .iter()
-        .map(|view| view.exhausted_count)
-        .max()
-        .unwrap_or(0);
+    view.exhausted_count = in_use.iter().map(|view| view.exhausted_count).max().unwrap_or(0);
     view.total_exhausted_count = in_use.iter().map(|view| view.total_exhausted_count).sum();
     let own = if row.disabled {
         Some((KeyStatus::Disabled, None, Some("switched off".to_owned())))
@@ -540,12 +491,7 @@ fn overall(row: &KeyRow, in_use: &[StatusView], rests: &Rests, now: Timestamp) -
             .map(|end| (KeyStatus::Cooldown, Some(end), None))
     };
     if let Some((status, available_at, reason)) = own {
-        view = StatusView {
-            status,
-            available_at,
-            reason,
-            ..view
-        };
+        view = StatusView { status, available_at, reason, ..view };
     }
     view
 }

@@ -24,11 +24,7 @@ impl Store {
         boot_id: String,
         now: Timestamp,
     ) -> Result<Registration, StoreError> {
-        let token = format!(
-            "{:016x}{:016x}",
-            rand::random::<u64>(),
-            rand::random::<u64>()
-        );
+        let token = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
         let folder = connection::lock_folder(&self.path);
         std::fs::create_dir_all(&folder).map_err(StoreError::io("create the folder", &folder))?;
         let file = folder.join(&token);
@@ -55,11 +51,7 @@ impl Store {
                 })
             })
             .await?;
-        Ok(Registration {
-            worker,
-            file,
-            _lock: lock,
-        })
+        Ok(Registration { worker, file, _lock: lock })
     }
 
     /// Takes the worker's row away, once it holds no job.
@@ -105,9 +97,8 @@ impl Store {
 
     /// Removes lock files of workers that no row names any more.
     pub async fn sweep_locks(&self) -> Result<(), StoreError> {
-        let known: Vec<String> = sqlx::query_scalar("SELECT token FROM workers")
-            .fetch_all(&self.readers)
-            .await?;
+        let known: Vec<String> =
+            sqlx::query_scalar("SELECT token FROM workers").fetch_all(&self.readers).await?;
         let folder = connection::lock_folder(&self.path);
         let Ok(entries) = std::fs::read_dir(&folder) else {
             return Ok(());

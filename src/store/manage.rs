@@ -161,11 +161,7 @@ async fn apply(
               WHERE id IN (SELECT value FROM json_each(?1))",
         ),
     };
-    sqlx::query(statement)
-        .bind(bulk::json(&ids)?)
-        .bind(now.0)
-        .execute(&mut *connection)
-        .await?;
+    sqlx::query(statement).bind(bulk::json(&ids)?).bind(now.0).execute(&mut *connection).await?;
     let mut moved: BTreeMap<i64, Counts> = BTreeMap::new();
     for (_, batch, state) in jobs {
         let counts = moved.entry(*batch).or_default();
@@ -202,10 +198,7 @@ async fn prune_chunk(
         .await?;
     let mut moved: BTreeMap<i64, Counts> = BTreeMap::new();
     for (_, batch, state) in &jobs {
-        moved
-            .entry(*batch)
-            .or_default()
-            .add(state.parse().map_err(StoreError::Value)?, -1);
+        moved.entry(*batch).or_default().add(state.parse().map_err(StoreError::Value)?, -1);
     }
     for (batch, counts) in moved {
         move_counters(connection, batch, &counts).await?;

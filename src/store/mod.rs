@@ -57,11 +57,7 @@ impl Store {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_lazy_with(connection::read_options(path));
-        Ok(Self {
-            path: path.to_owned(),
-            writer: Writer::start(path.to_owned()),
-            readers,
-        })
+        Ok(Self { path: path.to_owned(), writer: Writer::start(path.to_owned()), readers })
     }
 
     /// Returns where the database lies.

@@ -111,10 +111,7 @@ impl Store {
             .await?;
         let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_ROWS);
         let next = rows.last().map(|row| row.id).filter(|_| full);
-        let jobs = rows
-            .into_iter()
-            .map(JobView::try_from)
-            .collect::<Result<_, _>>()?;
+        let jobs = rows.into_iter().map(JobView::try_from).collect::<Result<_, _>>()?;
         Ok(Page { jobs, next })
     }
 
@@ -124,13 +121,7 @@ impl Store {
         task_id: &str,
         batch: &str,
     ) -> Result<Vec<AttemptView>, StoreError> {
-        type Tokens = (
-            Option<i64>,
-            Option<i64>,
-            Option<i64>,
-            Option<i64>,
-            Option<i64>,
-        );
+        type Tokens = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
         #[derive(sqlx::FromRow)]
         struct Attempt {
             attempt: i64,
@@ -246,13 +237,7 @@ impl Store {
 }
 
 fn usage(
-    tokens: (
-        Option<i64>,
-        Option<i64>,
-        Option<i64>,
-        Option<i64>,
-        Option<i64>,
-    ),
+    tokens: (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>),
 ) -> Option<Usage> {
     Some(Usage {
         prompt_tokens: tokens.0?,
@@ -268,10 +253,7 @@ impl TryFrom<Row> for JobView {
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let state: JobState = row.state.parse().map_err(StoreError::Value)?;
-        let failure = row
-            .outcome
-            .as_deref()
-            .and_then(|name| name.parse::<ErrorKind>().ok());
+        let failure = row.outcome.as_deref().and_then(|name| name.parse::<ErrorKind>().ok());
         let error = match state {
             JobState::Succeeded => None,
             JobState::Cancelled => Some(JobError {

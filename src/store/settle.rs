@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
-use crate::domain::job::{self, Job, OnUnknown, Transition};
+use crate::domain::job::{self, Job, Transition};
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
+use crate::domain::pacing::OnUnknown;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState};
 use crate::store::turn::{Ended, Settled, UsedUp, WorkerId};
@@ -22,16 +23,7 @@ struct Facts {
 }
 
 /// New values of a job row; `None` leaves a column as it is.
-type JobRow = (
-    i64,
-    &'static str,
-    Option<i64>,
-    i64,
-    i64,
-    Option<i64>,
-    Option<i64>,
-    Option<i64>,
-);
+type JobRow = (i64, &'static str, Option<i64>, i64, i64, Option<i64>, Option<i64>, Option<i64>);
 
 /// What one batch's jobs did in this turn.
 #[derive(Default)]
@@ -54,19 +46,13 @@ pub(super) async fn ended(
     let mut settled = Vec::with_capacity(ended.len());
     for ended in ended {
         let Some(facts) = facts.get_mut(&ended.job) else {
-            settled.push(Settled {
-                ended,
-                transition: Transition::Ignore,
-            });
+            settled.push(Settled { ended, transition: Transition::Ignore });
             continue;
         };
         let current = facts.claim == ended.claim;
         facts.job.owned = current && facts.job.state == JobState::Running;
         if !current && !facts.recorded {
-            settled.push(Settled {
-                ended,
-                transition: Transition::Ignore,
-            });
+            settled.push(Settled { ended, transition: Transition::Ignore });
             continue;
         }
         let transition = job::after_attempt(&facts.job, &ended.outcome, ended.jitter);
@@ -101,12 +87,9 @@ fn apply(
     let (state, due, used, told) = match transition {
         Transition::Ignore => return None,
         Transition::Succeed => (JobState::Succeeded, None, 1, Some(ended.claim)),
-        Transition::RetryAfter(delay) => (
-            JobState::Pending,
-            Some(now.after(delay).0),
-            1,
-            Some(ended.claim),
-        ),
+        Transition::RetryAfter(delay) => {
+            (JobState::Pending, Some(now.after(delay).0), 1, Some(ended.claim))
+        }
         Transition::Fail(_) => (JobState::Failed, None, 1, Some(ended.claim)),
         Transition::Release => (JobState::Pending, None, 0, None),
     };
@@ -150,27 +133,11 @@ async fn facts(
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(
-            |(id, batch, claim, state, attempts, max_attempts, deaths, recorded)| {
-                let state = state.parse().map_err(StoreError::Value)?;
-                let job = Job {
-                    state,
-                    owned: false,
-                    attempts,
-                    max_attempts,
-                    deaths,
-                };
-                Ok((
-                    id,
-                    Facts {
-                        batch,
-                        claim,
-                        job,
-                        recorded,
-                    },
-                ))
-            },
-        )
+        .map(|(id, batch, claim, state, attempts, max_attempts, deaths, recorded)| {
+            let state = state.parse().map_err(StoreError::Value)?;
+            let job = Job { state, owned: false, attempts, max_attempts, deaths };
+            Ok((id, Facts { batch, claim, job, recorded }))
+        })
         .collect()
 }
 
@@ -200,11 +167,7 @@ fn attempt_row(ended: &Ended, transition: Transition) -> AttemptRow {
             ended.ended_at.0,
             ended.http_status,
         ),
-        (
-            outcome_name(&ended.outcome, transition),
-            ended.message.clone(),
-            ended.paid.as_str(),
-        ),
+        (outcome_name(&ended.outcome, transition), ended.message.clone(), ended.paid.as_str()),
         usage,
     )
 }
@@ -384,10 +347,7 @@ pub(super) async fn audit(
         .map(|(job, _, batch)| (*job, *batch))
         .collect();
     release(connection, &orphans).await?;
-    let held: HashSet<(i64, i64)> = held
-        .into_iter()
-        .map(|(job, claim, _)| (job, claim))
-        .collect();
+    let held: HashSet<(i64, i64)> = held.into_iter().map(|(job, claim, _)| (job, claim)).collect();
     let missing: Vec<i64> = known.difference(&held).map(|(job, _)| *job).collect();
     if missing.is_empty() {
         return Ok(missing);
@@ -409,11 +369,7 @@ async fn release(connection: &mut SqliteConnection, jobs: &[(i64, i64)]) -> Resu
         .bind(job)
         .execute(&mut *connection)
         .await?;
-        let moved = Counts {
-            pending: 1,
-            running: -1,
-            ..Counts::default()
-        };
+        let moved = Counts { pending: 1, running: -1, ..Counts::default() };
         move_counters(connection, *batch, &moved).await?;
     }
     Ok(())
@@ -474,10 +430,8 @@ pub(super) async fn take_back(
     .fetch_all(&mut *connection)
     .await?;
     let message = "its worker did not renew the lease";
-    let lost: Vec<AttemptRow> = expired
-        .iter()
-        .map(|held| lost_row(held, moment.now, "lease_lost", message))
-        .collect();
+    let lost: Vec<AttemptRow> =
+        expired.iter().map(|held| lost_row(held, moment.now, "lease_lost", message)).collect();
     write_attempts(connection, &lost).await?;
     let jobs: Vec<(i64, i64)> = expired.iter().map(|held| (held.0, held.2)).collect();
     release(connection, &jobs).await?;
@@ -490,11 +444,7 @@ type Held = (i64, i64, i64, i64, i64, i64, Option<i64>, i64);
 fn lost_row(held: &Held, now: Timestamp, outcome: &str, message: &str) -> AttemptRow {
     (
         (held.0, held.1, held.6, held.7, now.0, None),
-        (
-            outcome.to_owned(),
-            Some(message.to_owned()),
-            Paid::Maybe.as_str(),
-        ),
+        (outcome.to_owned(), Some(message.to_owned()), Paid::Maybe.as_str()),
         None,
     )
 }
@@ -517,13 +467,7 @@ async fn take_from_dead(
     let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
     for held in &held {
         let (id, claim, batch, attempts, max_attempts, deaths, ..) = *held;
-        let job = Job {
-            state: JobState::Running,
-            owned: true,
-            attempts,
-            max_attempts,
-            deaths,
-        };
+        let job = Job { state: JobState::Running, owned: true, attempts, max_attempts, deaths };
         let kind = ErrorKind::UnknownOutcome;
         lost.push(lost_row(
             held,
@@ -537,16 +481,7 @@ async fn take_from_dead(
         if let Transition::Fail(_) = job::after_death(&job, on_unknown) {
             batch.counts.failed += 1;
             let failed = JobState::Failed.as_str();
-            rows.push((
-                id,
-                failed,
-                None,
-                attempts,
-                deaths + 1,
-                Some(claim),
-                Some(now.0),
-                None,
-            ));
+            rows.push((id, failed, None, attempts, deaths + 1, Some(claim), Some(now.0), None));
         } else {
             batch.counts.pending += 1;
             let pending = JobState::Pending.as_str();

@@ -46,18 +46,10 @@ impl Store {
         .await?;
         Ok(rows
             .into_iter()
-            .map(
-                |(name, pending, running, succeeded, failed, cancelled)| BatchView {
-                    name,
-                    counts: Counts {
-                        pending,
-                        running,
-                        succeeded,
-                        failed,
-                        cancelled,
-                    },
-                },
-            )
+            .map(|(name, pending, running, succeeded, failed, cancelled)| BatchView {
+                name,
+                counts: Counts { pending, running, succeeded, failed, cancelled },
+            })
             .collect())
     }
 
@@ -99,40 +91,22 @@ impl Store {
         .await?;
         if let Some(due) = first_due.filter(|due| *due > now.0) {
             let reason = "no job is due yet".to_owned();
-            return Ok(Some(Waiting {
-                reason,
-                until: Some(Timestamp(due)),
-            }));
+            return Ok(Some(Waiting { reason, until: Some(Timestamp(due)) }));
         }
         let alive: Vec<&KeyView> = keys
             .iter()
             .filter(|key| {
-                !matches!(
-                    key.overall.status,
-                    KeyStatus::FailedInit | KeyStatus::Disabled
-                )
+                !matches!(key.overall.status, KeyStatus::FailedInit | KeyStatus::Disabled)
             })
             .collect();
-        if alive
-            .iter()
-            .any(|key| key.overall.status == KeyStatus::Available)
-        {
+        if alive.iter().any(|key| key.overall.status == KeyStatus::Available) {
             return Ok(None);
         }
         if alive.is_empty() {
             let reason = (!keys.is_empty()).then(|| "no key is usable".to_owned());
-            return Ok(reason.map(|reason| Waiting {
-                reason,
-                until: None,
-            }));
+            return Ok(reason.map(|reason| Waiting { reason, until: None }));
         }
-        let until = alive
-            .iter()
-            .filter_map(|key| key.overall.available_at)
-            .min();
-        Ok(Some(Waiting {
-            reason: format!("all {} keys rest", alive.len()),
-            until,
-        }))
+        let until = alive.iter().filter_map(|key| key.overall.available_at).min();
+        Ok(Some(Waiting { reason: format!("all {} keys rest", alive.len()), until }))
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
-use crate::domain::job::{OnUnknown, Transition};
+use crate::domain::job::Transition;
 use crate::domain::outcome::{Outcome, Paid, Usage};
+use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
@@ -173,9 +174,7 @@ impl Store {
         request: TurnRequest,
         policy: Policy,
     ) -> Result<TurnReport, StoreError> {
-        self.writer
-            .write(move |connection| Box::pin(run(connection, request, policy)))
-            .await
+        self.writer.write(move |connection| Box::pin(run(connection, request, policy))).await
     }
 }
 
@@ -184,16 +183,8 @@ async fn run(
     request: TurnRequest,
     policy: Policy,
 ) -> Result<TurnReport, StoreError> {
-    let TurnRequest {
-        worker,
-        moment,
-        ended,
-        capacity,
-        keys: own_keys,
-        in_flight,
-        audit,
-        dead,
-    } = request;
+    let TurnRequest { worker, moment, ended, capacity, keys: own_keys, in_flight, audit, dead } =
+        request;
     let mut report = TurnReport::default();
     let changed_keys = !ended.is_empty();
     if changed_keys {
@@ -204,30 +195,11 @@ async fn run(
         report.lost = settle::audit(connection, worker, &in_flight).await?;
         settle::renew(connection, worker, moment, policy.lease).await?;
     }
-    report.taken_back = settle::take_back(
-        connection,
-        &dead,
-        audit.then_some(worker),
-        moment,
-        policy.on_unknown,
-    )
-    .await?;
-    claim::claim(
-        connection,
-        worker,
-        moment,
-        capacity,
-        &own_keys,
-        &policy,
-        &mut report,
-    )
-    .await?;
-    if audit
-        || report
-            .settled
-            .iter()
-            .any(|settled| concerns_keys(&settled.ended.outcome))
-    {
+    report.taken_back =
+        settle::take_back(connection, &dead, audit.then_some(worker), moment, policy.on_unknown)
+            .await?;
+    claim::claim(connection, worker, moment, capacity, &own_keys, &policy, &mut report).await?;
+    if audit || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome)) {
         keys::refresh(connection, &policy.rests, moment.now).await?;
     }
     Ok(report)

@@ -42,11 +42,7 @@ impl Writer {
     pub(crate) fn start(path: PathBuf) -> Self {
         let identity = Identity::of(&path);
         let (commands, mut queue) = mpsc::channel::<Command>(QUEUE);
-        let mut link = Link {
-            path,
-            identity,
-            connection: None,
-        };
+        let mut link = Link { path, identity, connection: None };
         tokio::spawn(async move {
             while let Some(command) = queue.recv().await {
                 command(&mut link).await;
@@ -79,10 +75,7 @@ impl Writer {
                 drop(reply.send(result));
             })
         });
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -98,10 +91,7 @@ impl Writer {
                 drop(reply.send(closed));
             })
         });
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
         Ok(answer.await.map_err(|_| StoreError::Closed)??)
     }
 }
@@ -138,18 +128,12 @@ impl Link {
                 Some(connection) => connection,
                 None => connection::open_writer(&self.path).await?,
             };
-            match sqlx::query("BEGIN IMMEDIATE")
-                .execute(&mut connection)
-                .await
-            {
+            match sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await {
                 Ok(_) => return Ok(connection),
                 Err(error) if is_busy(&error) => {
                     let waited = started.elapsed();
                     if waited + BUSY_SLICE / 2 >= PATIENCE {
-                        return Err(StoreError::Locked {
-                            path: self.path.clone(),
-                            waited,
-                        });
+                        return Err(StoreError::Locked { path: self.path.clone(), waited });
                     }
                     tracing::warn!(
                         waited_s = waited.as_secs(),

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::domain::job::Transition;
 use crate::domain::outcome::{ErrorKind, Outcome};
+use crate::domain::pacing::OnExhausted;
 use crate::gemini::client::Client;
 use crate::store::{Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId};
 use crate::worker::attempt::{self, Started, WorkerKey};
 use crate::worker::event::{Event, Events};
-use crate::worker::{Finish, OnExhausted, Phase, WorkerOptions};
+use crate::worker::{Finish, Phase, WorkerOptions};
 
 /// How often a worker that has nothing else to do looks for new jobs.
 const POLL: Duration = Duration::from_millis(200);
@@ -213,7 +214,8 @@ impl<'a> Dispatcher<'a> {
     /// Decides when the next turn is due if nothing happens before.
     fn schedule(&mut self, report: &TurnReport) {
         let now = Instant::now();
-        let due = report.wake_at.map(|at| now + at.since(clock::now()).max(Duration::from_millis(1)));
+        let due =
+            report.wake_at.map(|at| now + at.since(clock::now()).max(Duration::from_millis(1)));
         let rested = self.resting.iter().min().copied();
         let poll = now + POLL;
         self.next_turn = [due, rested].into_iter().flatten().fold(poll, Instant::min);

@@ -15,6 +15,7 @@ pub use attempt::WorkerKey;
 pub use event::{Event, Events};
 
 use crate::clock;
+use crate::domain::pacing::OnExhausted;
 use crate::gemini::client::Client;
 use crate::store::{Policy, Store, StoreError};
 use dispatcher::Dispatcher;
@@ -28,15 +29,6 @@ pub enum Phase {
     Draining,
     /// Cut what is in flight.
     Aborting,
-}
-
-/// What to do when all keys rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnExhausted {
-    /// Wait until one is back.
-    Wait,
-    /// Leave.
-    Exit,
 }
 
 /// How a worker works.

@@ -87,17 +87,11 @@ const MEDIA_PARTS: [&str; 5] = ["path", "bytes", "url", "mime_type", "metadata"]
 impl Field {
     /// Returns the name in `snake_case`.
     pub(super) fn name(self) -> &'static str {
-        FIELDS
-            .iter()
-            .find(|(_, field)| *field == self)
-            .map_or("", |(name, _)| name)
+        FIELDS.iter().find(|(_, field)| *field == self).map_or("", |(name, _)| name)
     }
 
     fn named(name: &str) -> Option<Self> {
-        FIELDS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, field)| *field)
+        FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
     }
 }
 
@@ -131,10 +125,7 @@ impl<'a> Fields<'a> {
 
     /// Returns the fields that have a value.
     pub(super) fn given(&self) -> impl Iterator<Item = Field> {
-        FIELDS
-            .iter()
-            .map(|(_, field)| *field)
-            .filter(|field| self.get(*field).is_some())
+        FIELDS.iter().map(|(_, field)| *field).filter(|field| self.get(*field).is_some())
     }
 
     fn add(&mut self, name: &str, value: &'a str) -> Result<(), String> {
@@ -145,9 +136,7 @@ impl<'a> Fields<'a> {
             }
             return match value {
                 "null" => Ok(()),
-                _ => Err(format!(
-                    "`{name}`: media is not supported by this version yet"
-                )),
+                _ => Err(format!("`{name}`: media is not supported by this version yet")),
             };
         };
         match self.values[field as usize].replace(value) {
@@ -192,10 +181,7 @@ pub(super) fn shorten(text: &str) -> String {
 
 /// Reads JSON text that is a string; `None` where it is another type.
 pub(super) fn string(text: &str) -> Result<Option<Cow<'_, str>>, String> {
-    let Some(inner) = text
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-    else {
+    let Some(inner) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Ok(None);
     };
     if inner.contains('\\') {

@@ -59,9 +59,9 @@ fn prompt(value: &str) -> Result<Cow<'_, str>, String> {
     }
     match settle_tokens(&text)? {
         Cow::Borrowed(_) => Ok(value.into()),
-        Cow::Owned(plain) => serde_json::to_string(&plain)
-            .map(Cow::Owned)
-            .map_err(|error| canonical::reason(&error)),
+        Cow::Owned(plain) => {
+            serde_json::to_string(&plain).map(Cow::Owned).map_err(|error| canonical::reason(&error))
+        }
     }
 }
 
@@ -71,15 +71,12 @@ fn settle_tokens(text: &str) -> Result<Cow<'_, str>, String> {
     let mut copied = 0;
     for (at, _) in text.match_indices('<') {
         let rest = &text[at + 1..];
-        let kind = KINDS.iter().find(|kind| {
-            rest.strip_prefix(**kind)
-                .is_some_and(|rest| rest.starts_with('>'))
-        });
+        let kind = KINDS
+            .iter()
+            .find(|kind| rest.strip_prefix(**kind).is_some_and(|rest| rest.starts_with('>')));
         let Some(kind) = kind else { continue };
         if !text[..at].ends_with('\\') {
-            return Err(format!(
-                "the prompt has an `<{kind}>` token but there is no {kind}"
-            ));
+            return Err(format!("the prompt has an `<{kind}>` token but there is no {kind}"));
         }
         plain.push_str(&text[copied..at - 1]);
         copied = at;
@@ -117,11 +114,7 @@ fn check(fields: &[(&'static str, Cow<'_, str>)], prefix: &str) -> Result<(), St
     let mut object = Map::new();
     for (name, text) in fields {
         let value = serde_json::from_str(text).map_err(|error| {
-            format!(
-                "`{}`: {}",
-                schema::snake_case(name),
-                canonical::reason(&error)
-            )
+            format!("`{}`: {}", schema::snake_case(name), canonical::reason(&error))
         })?;
         object.insert((*name).to_owned(), value);
     }
@@ -136,34 +129,20 @@ pub(super) fn check_batch(text: &str) -> Result<Option<String>, String> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| format!("`request`: {}", canonical::reason(&error)))?;
     refuse(&schema::check(REQUEST, &value), "request")?;
-    if value
-        .get("contents")
-        .and_then(Value::as_array)
-        .is_none_or(Vec::is_empty)
-    {
+    if value.get("contents").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         return Err("nothing to send: `request.contents` is empty".to_owned());
     }
-    Ok(value
-        .get("model")
-        .and_then(Value::as_str)
-        .map(str::to_owned))
+    Ok(value.get("model").and_then(Value::as_str).map(str::to_owned))
 }
 
 fn refuse(violations: &[Violation], prefix: &str) -> Result<(), String> {
     if violations.is_empty() {
         return Ok(());
     }
-    let told: Vec<String> = violations
-        .iter()
-        .take(TOLD)
-        .map(|violation| describe(violation, prefix))
-        .collect();
+    let told: Vec<String> =
+        violations.iter().take(TOLD).map(|violation| describe(violation, prefix)).collect();
     let more = violations.len() - told.len();
-    let more = if more > 0 {
-        format!("; and {more} more")
-    } else {
-        String::new()
-    };
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     Err(told.join("; ") + &more)
 }
 
@@ -174,20 +153,10 @@ fn describe(violation: &Violation, prefix: &str) -> String {
         format!("`{}`", shorten(&parts.join(".")))
     };
     match &violation.problem {
-        Problem::UnknownName {
-            name,
-            nearest: None,
-        } => format!("unknown field {}", place(name)),
-        Problem::UnknownName {
-            name,
-            nearest: Some(nearest),
-        } => {
+        Problem::UnknownName { name, nearest: None } => format!("unknown field {}", place(name)),
+        Problem::UnknownName { name, nearest: Some(nearest) } => {
             let snake = name.contains('_');
-            let nearest = if snake {
-                schema::snake_case(nearest)
-            } else {
-                nearest.clone()
-            };
+            let nearest = if snake { schema::snake_case(nearest) } else { nearest.clone() };
             format!("unknown field {}; did you mean `{nearest}`?", place(name))
         }
         Problem::NotRepeated { name } => format!("{} takes one value, not a list", place(name)),

@@ -13,9 +13,7 @@ pub fn model_name(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("models/").unwrap_or(text);
     let fits = |letter: char| letter.is_ascii_alphanumeric() || "._/-".contains(letter);
     // A path of dots would lead to another address than a model's.
-    let climbs = name
-        .split('/')
-        .any(|part| part.is_empty() || part == "." || part == "..");
+    let climbs = name.split('/').any(|part| part.is_empty() || part == "." || part == "..");
     if !climbs && name.chars().all(fits) {
         return Ok(name.to_owned());
     }
@@ -32,10 +30,7 @@ pub(super) fn task_id(
     let given = [
         ("key", fields.get(Field::Key)),
         ("task_id", fields.get(Field::TaskId)),
-        (
-            "metadata.task_id",
-            metadata.map(id_in_metadata).transpose()?.flatten(),
-        ),
+        ("metadata.task_id", metadata.map(id_in_metadata).transpose()?.flatten()),
     ];
     for (name, value) in given {
         let Some(value) = value else { continue };
@@ -56,10 +51,7 @@ fn id_in_metadata(metadata: &str) -> Result<Option<&str>, String> {
     let Members(members) = serde_json::from_str(metadata)
         .map_err(|error| format!("`metadata`: {}", canonical::reason(&error)))?;
     let mut ids = members.into_iter().filter(|(name, _)| name == "task_id");
-    let id = ids
-        .next()
-        .map(|(_, value)| value)
-        .filter(|value| *value != "null");
+    let id = ids.next().map(|(_, value)| value).filter(|value| *value != "null");
     match ids.next() {
         None => Ok(id),
         Some(_) => Err("`metadata.task_id` is given twice".to_owned()),
@@ -95,9 +87,9 @@ pub(super) fn model(
         .map(|name| model_name(name).map_err(|reason| format!("`request.model`: {reason}")))
         .transpose()?;
     match (own, requested) {
-        (Some(own), Some(requested)) if own != requested => Err(format!(
-            "`model` is `{own}`, but `request.model` is `{requested}`"
-        )),
+        (Some(own), Some(requested)) if own != requested => {
+            Err(format!("`model` is `{own}`, but `request.model` is `{requested}`"))
+        }
         (Some(name), _) | (None, Some(name)) => Ok(name),
         (None, None) => Ok(defaults.model.clone()),
     }

@@ -4,12 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn defaults() -> Defaults {
-    Defaults {
-        model: "m".to_owned(),
-        priority: 0,
-        max_attempts: 5,
-        not_before: None,
-    }
+    Defaults { model: "m".to_owned(), priority: 0, max_attempts: 5, not_before: None }
 }
 
 fn job(text: &str) -> NewJob {
@@ -23,32 +18,18 @@ fn refusal(text: &str) -> String {
 #[test]
 fn a_prompt_line_becomes_a_request() {
     let job = job(r#"{"prompt": "Hi \"you\"", "metadata": {"task_id": "t1", "n": 1.50}}"#);
-    assert_eq!(
-        job.request,
-        r#"{"contents":[{"role":"user","parts":[{"text":"Hi \"you\""}]}]}"#
-    );
-    assert_eq!(
-        job.metadata.as_deref(),
-        Some(r#"{"task_id": "t1", "n": 1.50}"#)
-    );
-    assert_eq!(
-        (job.task_id.as_str(), job.line, job.model.as_str()),
-        ("t1", 7, "m")
-    );
-    assert_eq!(
-        (job.priority, job.max_attempts, job.not_before),
-        (0, 5, None)
-    );
+    assert_eq!(job.request, r#"{"contents":[{"role":"user","parts":[{"text":"Hi \"you\""}]}]}"#);
+    assert_eq!(job.metadata.as_deref(), Some(r#"{"task_id": "t1", "n": 1.50}"#));
+    assert_eq!((job.task_id.as_str(), job.line, job.model.as_str()), ("t1", 7, "m"));
+    assert_eq!((job.priority, job.max_attempts, job.not_before), (0, 5, None));
 }
 
 #[test]
 fn request_fields_go_out_with_the_apis_names_in_the_users_order() {
-    let job = job(
-        r#"{"prompt": "x", "system_instruction": "Be brief", "generationConfig":
+    let job = job(r#"{"prompt": "x", "system_instruction": "Be brief", "generationConfig":
         {"max_output_tokens": 5, "response_schema": {"type": "OBJECT", "properties":
         {"z_last": {"type": "STRING", "min_length": "1"}, "a_first": {"type": "NUMBER"}}}},
-        "tools": [{"google_search": {}}], "service_tier": "flex", "labels": {"my_label": "v"}}"#,
-    );
+        "tools": [{"google_search": {}}], "service_tier": "flex", "labels": {"my_label": "v"}}"#);
     assert_eq!(
         job.request,
         r#"{"contents":[{"role":"user","parts":[{"text":"x"}]}],"#.to_owned()
@@ -60,25 +41,16 @@ fn request_fields_go_out_with_the_apis_names_in_the_users_order() {
     );
     let content =
         super::tests::job(r#"{"prompt": "x", "systemInstruction": {"parts": [{"text": "a"}]}}"#);
-    assert!(
-        content
-            .request
-            .contains(r#""systemInstruction":{"parts":[{"text":"a"}]}"#)
-    );
+    assert!(content.request.contains(r#""systemInstruction":{"parts":[{"text":"a"}]}"#));
 }
 
 #[test]
 fn a_batch_line_goes_out_byte_for_byte() {
     let request = r#"{"model": "models/g-1",  "contents": [{"parts":[{"text":"a"}]}],
         "generation_config": {"temperature": 1.000000000000000000001}}"#;
-    let job = job(&format!(
-        r#"{{"key": "k1", "request": {request}, "priority": 3}}"#
-    ));
+    let job = job(&format!(r#"{{"key": "k1", "request": {request}, "priority": 3}}"#));
     assert_eq!(job.request, request);
-    assert_eq!(
-        (job.task_id.as_str(), job.model.as_str(), job.priority),
-        ("k1", "g-1", 3)
-    );
+    assert_eq!((job.task_id.as_str(), job.model.as_str(), job.priority), ("k1", "g-1", 3));
 }
 
 #[test]
@@ -86,14 +58,8 @@ fn task_ids_come_from_the_line_or_from_its_number() {
     let cases = [
         (r#"{"prompt": "x"}"#, "7"),
         (r#"{"prompt": "x", "task_id": 1.0}"#, "1.0"),
-        (
-            r#"{"prompt": "x", "task_id": "a", "metadata": {"task_id": "a"}}"#,
-            "a",
-        ),
-        (
-            r#"{"prompt": "x", "task_id": null, "metadata": {"task_id": 12}}"#,
-            "12",
-        ),
+        (r#"{"prompt": "x", "task_id": "a", "metadata": {"task_id": "a"}}"#, "a"),
+        (r#"{"prompt": "x", "task_id": null, "metadata": {"task_id": 12}}"#, "12"),
         (r#"{"prompt": "x", "metadata": {"task_id": null}}"#, "7"),
         (r#"{"prompt": "x", "task_id": "\u00e9"}"#, "é"),
     ];
@@ -104,14 +70,9 @@ fn task_ids_come_from_the_line_or_from_its_number() {
 
 #[test]
 fn settings_are_the_lines_own_or_the_defaults() {
-    let job = job(
-        r#"{"prompt": "x", "model": "models/g", "priority": -2, "max_attempts": 9,
-        "not_before": "2026-11-24T08:00:00Z", "stream": false, "audio_path": null}"#,
-    );
-    assert_eq!(
-        (job.model.as_str(), job.priority, job.max_attempts),
-        ("g", -2, 9)
-    );
+    let job = job(r#"{"prompt": "x", "model": "models/g", "priority": -2, "max_attempts": 9,
+        "not_before": "2026-11-24T08:00:00Z", "stream": false, "audio_path": null}"#);
+    assert_eq!((job.model.as_str(), job.priority, job.max_attempts), ("g", -2, 9));
     assert_eq!(job.not_before, Timestamp::parse("2026-11-24T08:00:00Z"));
 }
 
@@ -126,14 +87,8 @@ fn blank_lines_are_no_jobs() {
 fn an_escaped_token_is_literal_text() {
     let cases = [
         (r#"{"prompt": "a \\<audio> b"}"#, r#""text":"a <audio> b""#),
-        (
-            r#"{"prompt": "\\<file>\\<image>"}"#,
-            r#""text":"<file><image>""#,
-        ),
-        (
-            r#"{"prompt": "1 < 2 <b> <audio "}"#,
-            r#""text":"1 < 2 <b> <audio ""#,
-        ),
+        (r#"{"prompt": "\\<file>\\<image>"}"#, r#""text":"<file><image>""#),
+        (r#"{"prompt": "1 < 2 <b> <audio "}"#, r#""text":"1 < 2 <b> <audio ""#),
     ];
     for (line, part) in cases {
         let request = job(line).request;
@@ -144,84 +99,36 @@ fn an_escaped_token_is_literal_text() {
 #[test]
 fn what_is_wrong_with_a_line_is_told() {
     let cases = [
-        (
-            r#"{"prmpt": "x"}"#,
-            "unknown field `prmpt`; did you mean `prompt`?",
-        ),
-        (
-            r#"{"prompt": "x", "qqqqqqq": 1}"#,
-            "unknown field `qqqqqqq`",
-        ),
-        (
-            r#"{"prompt": "x", "prompt": "y"}"#,
-            "`prompt` is given twice",
-        ),
-        (
-            r#"{"prompt": "x", "toolConfig": {}, "tool_config": {}}"#,
-            "`tool_config` is given twice",
-        ),
+        (r#"{"prmpt": "x"}"#, "unknown field `prmpt`; did you mean `prompt`?"),
+        (r#"{"prompt": "x", "qqqqqqq": 1}"#, "unknown field `qqqqqqq`"),
+        (r#"{"prompt": "x", "prompt": "y"}"#, "`prompt` is given twice"),
+        (r#"{"prompt": "x", "toolConfig": {}, "tool_config": {}}"#, "`tool_config` is given twice"),
         (r#"{"prompt": ""}"#, "nothing to send: `prompt` is empty"),
         (r#"{"prompt": " \n"}"#, "nothing to send: `prompt` is empty"),
         ("{}", "nothing to send: `prompt` is empty"),
         (r#"{"prompt": 5}"#, "`prompt` must be text"),
         ("[1]", "the line is not a JSON object"),
-        (
-            r#"{"prompt": "x"} {}"#,
-            "not valid JSON: trailing characters at column 17",
-        ),
-        (
-            r#"{"prompt": "x" "y"}"#,
-            "not valid JSON: expected `,` or `}` at column 16",
-        ),
-        (
-            r#"{"prompt": "<audio>"}"#,
-            "the prompt has an `<audio>` token but there is no audio",
-        ),
-        (
-            r#"{"prompt": "\u003cfile>"}"#,
-            "the prompt has a `<file>` token but there is no file",
-        ),
-        (
-            r#"{"audio_path": "a.mp3"}"#,
-            "`audio_path`: media is not supported by this version yet",
-        ),
+        (r#"{"prompt": "x"} {}"#, "not valid JSON: trailing characters at column 17"),
+        (r#"{"prompt": "x" "y"}"#, "not valid JSON: expected `,` or `}` at column 16"),
+        (r#"{"prompt": "<audio>"}"#, "the prompt has an `<audio>` token but there is no audio"),
+        (r#"{"prompt": "\u003cfile>"}"#, "the prompt has a `<file>` token but there is no file"),
+        (r#"{"audio_path": "a.mp3"}"#, "`audio_path`: media is not supported by this version yet"),
         (
             r#"{"prompt": "x", "stream": true}"#,
             "`stream`: streaming is not supported by this version yet",
         ),
-        (
-            r#"{"prompt": "x", "stream": 1}"#,
-            "`stream` must be true or false",
-        ),
-        (
-            r#"{"prompt": "x", "metadata": []}"#,
-            "`metadata` must be an object",
-        ),
+        (r#"{"prompt": "x", "stream": 1}"#, "`stream` must be true or false"),
+        (r#"{"prompt": "x", "metadata": []}"#, "`metadata` must be an object"),
         (r#"{"prompt": "x", "task_id": ""}"#, "`task_id` is empty"),
-        (
-            r#"{"prompt": "x", "task_id": "a\u0000"}"#,
-            "`task_id` holds a NUL character",
-        ),
-        (
-            r#"{"prompt": "x", "task_id": true}"#,
-            "`task_id` must be text or a number",
-        ),
+        (r#"{"prompt": "x", "task_id": "a\u0000"}"#, "`task_id` holds a NUL character"),
+        (r#"{"prompt": "x", "task_id": true}"#, "`task_id` must be text or a number"),
         (
             r#"{"prompt": "x", "task_id": "a", "metadata": {"task_id": "b"}}"#,
             "`task_id` is `a`, but `metadata.task_id` is `b`",
         ),
-        (
-            r#"{"prompt": "x", "model": "a b"}"#,
-            "`model`: `a b` is no name of a model",
-        ),
-        (
-            r#"{"prompt": "x", "model": "models/"}"#,
-            "`model`: `models/` is no name of a model",
-        ),
-        (
-            r#"{"prompt": "x", "model": "../x"}"#,
-            "`model`: `../x` is no name of a model",
-        ),
+        (r#"{"prompt": "x", "model": "a b"}"#, "`model`: `a b` is no name of a model"),
+        (r#"{"prompt": "x", "model": "models/"}"#, "`model`: `models/` is no name of a model"),
+        (r#"{"prompt": "x", "model": "../x"}"#, "`model`: `../x` is no name of a model"),
         (
             r#"{"prompt": "x", "priority": 1.5}"#,
             "`priority` must be an integer from -1000000000 to 1000000000",
@@ -246,27 +153,15 @@ fn what_is_wrong_with_a_line_is_told() {
             r#"{"prompt": "x", "generation_config": {"top_k": "x"}}"#,
             "`generation_config.top_k` must be a 32-bit integer, not `\"x\"`",
         ),
-        (
-            r#"{"prompt": "x", "tools": {}}"#,
-            "`tools` must be a list of objects, not an object",
-        ),
-        (
-            r#"{"key": "a"}"#,
-            "`key` belongs to a line with a `request`; use `task_id`",
-        ),
-        (
-            r#"{"request": {"contents": []}}"#,
-            "nothing to send: `request.contents` is empty",
-        ),
+        (r#"{"prompt": "x", "tools": {}}"#, "`tools` must be a list of objects, not an object"),
+        (r#"{"key": "a"}"#, "`key` belongs to a line with a `request`; use `task_id`"),
+        (r#"{"request": {"contents": []}}"#, "nothing to send: `request.contents` is empty"),
         (r#"{"request": []}"#, "`request` must be an object"),
         (
             r#"{"request": {"content": [{}]}}"#,
             "unknown field `request.content`; did you mean `contents`?",
         ),
-        (
-            r#"{"request": {}, "prompt": "x"}"#,
-            "`prompt` cannot stand beside `request`",
-        ),
+        (r#"{"request": {}, "prompt": "x"}"#, "`prompt` cannot stand beside `request`"),
         (
             r#"{"request": {"contents": [{}], "model": "a"}, "model": "b"}"#,
             "`model` is `b`, but `request.model` is `a`",
@@ -292,9 +187,7 @@ fn halves_of_surrogate_pairs_are_refused_wherever_they_stand() {
 #[test]
 fn nesting_has_a_limit() {
     let deep = "[".repeat(500) + &"]".repeat(500);
-    let reason = refusal(&format!(
-        r#"{{"prompt": "x", "metadata": {{"a": {deep}}}}}"#
-    ));
+    let reason = refusal(&format!(r#"{{"prompt": "x", "metadata": {{"a": {deep}}}}}"#));
     assert_eq!(reason, "`metadata`: nested deeper than 128 levels");
     let reason = refusal(&format!(r#"{{"request": {{"contents": {deep}}}}}"#));
     assert_eq!(reason, "`request`: recursion limit exceeded");
@@ -362,10 +255,7 @@ fn respelled(value: &Value) -> String {
 }
 
 fn digest_of(metadata: &str) -> [u8; 16] {
-    job(&format!(
-        r#"{{"prompt": "x", "metadata": {{"value": {metadata}}}}}"#
-    ))
-    .digest
+    job(&format!(r#"{{"prompt": "x", "metadata": {{"value": {metadata}}}}}"#)).digest
 }
 
 proptest! {

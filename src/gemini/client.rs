@@ -1,0 +1,291 @@
+//! One HTTP call.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{NoProxy, Proxy, Response};
+
+use crate::domain::outcome::{ErrorKind, Outcome, Paid};
+use crate::gemini::error::{Call, classify, one_line};
+use crate::gemini::redact;
+
+/// No answer is longer: the longest that the queue takes.
+const LONGEST_ANSWER: usize = 256 << 20;
+
+/// How long a connection may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Characters of a path segment that need no escape.
+const PLAIN: &[u8] = b"-._~";
+
+/// The secret of an API key; never shown.
+#[derive(Clone)]
+pub struct ApiKey(Arc<str>);
+
+impl ApiKey {
+    /// Takes the secret.
+    pub fn new(secret: impl Into<Arc<str>>) -> Self {
+        Self(secret.into())
+    }
+
+    /// Returns the secret as a header, if it can be one.
+    pub fn header(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(&self.0).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(…)")
+    }
+}
+
+/// Proxies that a settings file names; the process environment's are found without them.
+#[derive(Clone, Default)]
+pub struct ProxySettings {
+    /// For `http` addresses.
+    pub http: Option<String>,
+    /// For `https` addresses.
+    pub https: Option<String>,
+    /// For both.
+    pub all: Option<String>,
+    /// Hosts that are called directly, separated by commas.
+    pub no_proxy: Option<String>,
+}
+
+/// How the API is called.
+#[derive(Clone)]
+pub struct ClientOptions {
+    /// Where it is, with or without a path.
+    pub base_url: String,
+    /// How long one call may take.
+    pub request_timeout: Duration,
+    /// Proxies besides those of the process environment.
+    pub proxy: Option<ProxySettings>,
+    /// Whether no proxy at all is used, as for a stand-in on this machine.
+    pub direct: bool,
+}
+
+/// The client cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the HTTP client: {0}")]
+pub struct BuildError(String);
+
+/// A client of the API; clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base_url: Arc<str>,
+}
+
+/// What the API says of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyCheck {
+    /// It works.
+    Good,
+    /// It was refused.
+    Bad {
+        /// What the API said.
+        reason: String,
+    },
+    /// It works and has no quota left now.
+    Exhausted,
+    /// It could not be asked.
+    Unreachable {
+        /// What went wrong.
+        message: String,
+    },
+}
+
+impl Client {
+    /// Builds a client.
+    pub fn new(options: &ClientOptions) -> Result<Self, BuildError> {
+        // Fails only where a provider is installed already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(options.request_timeout)
+            .pool_max_idle_per_host(usize::MAX)
+            .user_agent(concat!("gq/", env!("CARGO_PKG_VERSION")));
+        if options.direct {
+            builder = builder.no_proxy();
+        }
+        for proxy in options.proxy.as_ref().map(proxies).transpose()?.unwrap_or_default() {
+            builder = builder.proxy(proxy);
+        }
+        let http = builder.build().map_err(|error| BuildError(chain(&error.without_url())))?;
+        Ok(Self { http, base_url: options.base_url.trim_end_matches('/').into() })
+    }
+
+    /// Sends one generateContent request; `body` goes out as it is.
+    pub async fn generate(&self, key: &ApiKey, model: &str, body: String) -> Call {
+        let Some(header) = key.header() else {
+            let message = "the key holds characters that cannot be sent".to_owned();
+            let call = Call::without_answer(ErrorKind::Internal, message, Paid::No);
+            return Call { outcome: Outcome::BadKey, ..call };
+        };
+        let path = model_path(model);
+        let request = self
+            .http
+            .post(format!("{}/v1beta/{path}:generateContent", self.base_url))
+            .header("x-goog-api-key", header)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body);
+        match request.send().await {
+            Ok(response) => read(response, key).await,
+            Err(error) => not_sent(error),
+        }
+    }
+
+    /// Asks the API whether the key is good, by the cheapest call there is.
+    pub async fn check_key(&self, key: &ApiKey) -> KeyCheck {
+        let Some(header) = key.header() else {
+            return KeyCheck::Bad { reason: "it holds characters that cannot be sent".to_owned() };
+        };
+        let url = format!("{}/v1beta/models?pageSize=1", self.base_url);
+        let call = match self.http.get(url).header("x-goog-api-key", header).send().await {
+            Ok(response) => read(response, key).await,
+            Err(error) => not_sent(error),
+        };
+        let message = call.message.unwrap_or_default();
+        match call.outcome {
+            _ if call.http_status == Some(200) => KeyCheck::Good,
+            Outcome::BadKey => KeyCheck::Bad { reason: message },
+            Outcome::Exhausted(_) => KeyCheck::Exhausted,
+            _ => KeyCheck::Unreachable { message },
+        }
+    }
+}
+
+/// Returns the path of a model: `gemini-x`, `models/gemini-x` or `tunedModels/x`.
+fn model_path(model: &str) -> String {
+    let model = model.strip_prefix("models/").unwrap_or(model);
+    let (collection, name) = model.split_once('/').unwrap_or(("models", model));
+    format!("{}/{}", escaped(collection), escaped(name))
+}
+
+fn escaped(segment: &str) -> String {
+    use std::fmt::Write;
+    segment.bytes().fold(String::with_capacity(segment.len()), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || PLAIN.contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
+}
+
+async fn read(mut response: Response, key: &ApiKey) -> Call {
+    let status = response.status().as_u16();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.trim().parse().ok());
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => {
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Some(_)) => {
+                let message = "the answer is longer than 256 MB".to_owned();
+                let kind = ErrorKind::MalformedResponse;
+                let call = Call::without_answer(kind, message, Paid::Maybe);
+                return Call { http_status: Some(status), ..call };
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Network };
+                let message = one_line(&chain(&error.without_url()));
+                let call = Call::without_answer(kind, message, Paid::Maybe);
+                return Call { http_status: Some(status), ..call };
+            }
+        }
+    }
+    let text = String::from_utf8(body)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    if status == 200 {
+        classify(status, retry_after, &redact::answer_text(text, &key.0))
+            .map_message(|message| redact::error_text(&message, &key.0))
+    } else {
+        classify(status, retry_after, &redact::error_text(&text, &key.0))
+    }
+}
+
+impl Call {
+    fn map_message(mut self, change: impl FnOnce(String) -> String) -> Self {
+        self.message = self.message.map(change);
+        self
+    }
+}
+
+/// A refused connection costs nothing; after that, whatever went wrong may have been paid for.
+fn not_sent(error: reqwest::Error) -> Call {
+    let paid = if error.is_connect() { Paid::No } else { Paid::Maybe };
+    let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Network };
+    Call::without_answer(kind, one_line(&chain(&error.without_url())), paid)
+}
+
+fn proxies(settings: &ProxySettings) -> Result<Vec<Proxy>, BuildError> {
+    // The message could hold the proxy's password.
+    let broken = |_| BuildError("a proxy's address is not valid".to_owned());
+    let mut proxies = Vec::new();
+    if let Some(address) = &settings.http {
+        proxies.push(Proxy::http(address).map_err(broken)?);
+    }
+    if let Some(address) = &settings.https {
+        proxies.push(Proxy::https(address).map_err(broken)?);
+    }
+    if let Some(address) = &settings.all {
+        proxies.push(Proxy::all(address).map_err(broken)?);
+    }
+    let direct = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
+    Ok(proxies.into_iter().map(|proxy| proxy.no_proxy(direct.clone())).collect())
+}
+
+/// Returns an error with its causes, the last of which tells most.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_never_shown() {
+        assert_eq!(format!("{:?}", ApiKey::new("secret")), "ApiKey(…)");
+        assert!(ApiKey::new("line\nbreak").header().is_none());
+        assert!(ApiKey::new("secret").header().unwrap().is_sensitive());
+    }
+
+    #[test]
+    fn models_have_one_place_however_they_are_written() {
+        for (model, path) in [
+            ("gemini-2.5-flash", "models/gemini-2.5-flash"),
+            ("models/gemini-2.5-flash", "models/gemini-2.5-flash"),
+            ("tunedModels/mine", "tunedModels/mine"),
+            ("odd?name", "models/odd%3Fname"),
+        ] {
+            assert_eq!(model_path(model), path);
+        }
+    }
+}

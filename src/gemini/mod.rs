@@ -1,0 +1,6 @@
+//! The API: its JSON exactly as sent, one HTTP call, its errors by type. Knows nothing of queues.
+
+pub mod client;
+pub mod error;
+pub mod redact;
+pub mod wire;
