@@ -181,7 +181,11 @@ fn write_number(text: &str, out: &mut String) {
     let power = power
         .and_then(|(power, (dropped, fraction))| power.checked_add(dropped)?.checked_sub(fraction));
     match power {
-        Some(power) => out.push_str(&format!("{significant}e{power}")),
+        Some(power) => {
+            out.push_str(significant);
+            out.push('e');
+            out.push_str(&power.to_string());
+        }
         // Such an exponent has 39 digits; nothing reads it as a number.
         None => out.push_str(unsigned),
     }

@@ -138,7 +138,7 @@ impl Chunks {
 
     fn chunk(&mut self, bytes: Vec<u8>) -> Chunk {
         let first_line = self.next_line;
-        let ends = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let ends = bytes.split(|byte| *byte == b'\n').count() as u64 - 1;
         self.next_line += ends;
         Chunk { first_line, bytes, too_long: None }
     }

@@ -79,10 +79,10 @@ fn marks_line_ends_and_blank_lines_are_taken_as_they_come() {
 #[test]
 fn many_lines_come_in_order_through_all_chunks() {
     let folder = Folder::new();
-    let mut text = String::new();
-    for line in 0..30_000 {
-        text += &format!("{{\"prompt\":\"number {line}\",\"task_id\":\"t{line}\"}}\n");
-    }
+    let lines: Vec<String> = (0..30_000)
+        .map(|line| format!("{{\"prompt\":\"number {line}\",\"task_id\":\"t{line}\"}}"))
+        .collect();
+    let text = lines.join("\n");
     let intake = folder.open(text.as_bytes());
     let (checked, _) = check(&intake);
     assert_eq!((checked.good, checked.bytes), (30_000, text.len() as u64));

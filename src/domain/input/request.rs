@@ -35,7 +35,7 @@ pub(super) fn from_prompt(fields: &Fields<'_>) -> Result<String, String> {
     out.push_str(r#"{"contents":[{"role":"user","parts":[{"text":"#);
     out.push_str(&prompt);
     out.push_str("}]}]");
-    let passed_on = passed_on(fields)?;
+    let passed_on = passed_on(fields);
     check(&passed_on, "")?;
     for (name, text) in &passed_on {
         out.push_str(",\"");
@@ -76,7 +76,10 @@ fn settle_tokens(text: &str) -> Result<Cow<'_, str>, String> {
             .find(|kind| rest.strip_prefix(**kind).is_some_and(|rest| rest.starts_with('>')));
         let Some(kind) = kind else { continue };
         if !text[..at].ends_with('\\') {
-            return Err(format!("the prompt has an `<{kind}>` token but there is no {kind}"));
+            let article = if matches!(*kind, "audio" | "image") { "an" } else { "a" };
+            return Err(format!(
+                "the prompt has {article} `<{kind}>` token but there is no {kind}"
+            ));
         }
         plain.push_str(&text[copied..at - 1]);
         copied = at;
@@ -89,7 +92,7 @@ fn settle_tokens(text: &str) -> Result<Cow<'_, str>, String> {
 }
 
 /// Returns the request's further fields: their API names and values as text.
-fn passed_on<'a>(fields: &Fields<'a>) -> Result<Vec<(&'static str, Cow<'a, str>)>, String> {
+fn passed_on<'a>(fields: &Fields<'a>) -> Vec<(&'static str, Cow<'a, str>)> {
     let mut found = Vec::new();
     for (field, name) in PASSED_ON {
         let Some(text) = fields.get(field) else {
@@ -104,7 +107,7 @@ fn passed_on<'a>(fields: &Fields<'a>) -> Result<Vec<(&'static str, Cow<'a, str>)
             found.push((name, format!(r#"{{"parts":[{{"text":{text}}}]}}"#).into()));
         }
     }
-    Ok(found)
+    found
 }
 
 fn check(fields: &[(&'static str, Cow<'_, str>)], prefix: &str) -> Result<(), String> {

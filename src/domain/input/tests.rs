@@ -15,6 +15,12 @@ fn refusal(text: &str) -> String {
     parse_line(text, 7, &defaults()).unwrap_err()
 }
 
+fn assert_refusals(cases: &[(&str, &str)]) {
+    for (line, reason) in cases {
+        assert_eq!(refusal(line), *reason, "{line}");
+    }
+}
+
 #[test]
 fn a_prompt_line_becomes_a_request() {
     let job = job(r#"{"prompt": "Hi \"you\"", "metadata": {"task_id": "t1", "n": 1.50}}"#);
@@ -141,6 +147,13 @@ fn what_is_wrong_with_a_line_is_told() {
             r#"{"prompt": "x", "not_before": "soon"}"#,
             "`not_before` must be an RFC 3339 time, such as `2026-11-24T08:00:00Z`",
         ),
+    ];
+    assert_refusals(&cases);
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_told() {
+    let cases = [
         (
             r#"{"prompt": "x", "generation_config": {"temprature": 1}}"#,
             "unknown field `generation_config.temprature`; did you mean `temperature`?",
@@ -167,9 +180,7 @@ fn what_is_wrong_with_a_line_is_told() {
             "`model` is `b`, but `request.model` is `a`",
         ),
     ];
-    for (line, reason) in cases {
-        assert_eq!(refusal(line), reason, "{line}");
-    }
+    assert_refusals(&cases);
 }
 
 #[test]
