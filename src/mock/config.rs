@@ -27,6 +27,10 @@ const DEFAULT_MODELS: [&str; 13] = [
 ];
 
 /// All settings of a stand-in; every one may be left out.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the file"
+)]
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {

@@ -63,22 +63,24 @@ impl Refusal<'_> {
     }
 
     fn message(&self, retry_ms: i64) -> String {
-        let mut text = format!(
+        let head = format!(
             "You exceeded your current quota, please check your plan and billing details. For more \
              information on this error, head to: {DOCUMENTATION}. To monitor your current usage, \
              head to: https://ai.dev/rate-limit. "
         );
-        for Excess { bound, limit, .. } in self.excess {
+        let line = |Excess { bound, limit, .. }: &Excess| {
             let (_, metric) = names(*bound, self.tier);
             let model = self.model;
-            text += &format!(
+            format!(
                 "\n* Quota exceeded for metric: {PREFIX}{metric}, limit: {limit}, model: {model}"
-            );
-        }
+            )
+        };
+        let lines: Vec<String> = self.excess.iter().map(line).collect();
+        let lines = lines.concat();
         let delay = self
             .retry_delay
             .map_or_else(|| long_delay(retry_ms), str::to_owned);
-        text + &format!("\nPlease retry in {delay}.")
+        format!("{head}{lines}\nPlease retry in {delay}.")
     }
 
     fn violation(&self, excess: Excess) -> Value {

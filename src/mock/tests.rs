@@ -68,6 +68,14 @@ async fn get(server: &MockServer, path: &str) -> (u16, Value) {
     )
 }
 
+/// Returns whether an error comes from a TCP reset.
+fn is_reset(error: &reqwest::Error) -> bool {
+    let first = std::error::Error::source(error);
+    std::iter::successors(first, |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::ConnectionReset)
+}
+
 fn message(body: &Value) -> &str {
     body["error"]["message"].as_str().unwrap_or_default()
 }
@@ -154,9 +162,9 @@ async fn a_quota_is_kept_for_each_key_and_model() {
             .status(),
         200
     );
-    let stats = server.stats();
-    assert_eq!(stats.by_status[&429], 1);
-    assert_eq!(stats.by_key[&fingerprint("k1")].rate_limited, 1);
+    let counts = server.stats();
+    assert_eq!(counts.by_status[&429], 1);
+    assert_eq!(counts.by_key[&fingerprint("k1")].rate_limited, 1);
 }
 
 #[tokio::test]
@@ -167,15 +175,16 @@ async fn a_connection_breaks_where_the_script_says() {
         .map(|fault| json!({"prompt_contains": fault, "fault": fault}))
         .collect();
     let server = start(&json!({"script": rules})).await;
-    assert!(
-        post(&server, "k1", PATH, prompt("reset_before"))
-            .await
-            .is_err()
-    );
-    for fault in ["reset_after_headers", "cut_body"] {
+    let error = post(&server, "k1", PATH, prompt("reset_before")).await;
+    assert!(is_reset(&error.unwrap_err()));
+    for (fault, reset) in [("reset_after_headers", true), ("cut_body", false)] {
         let response = post(&server, "k1", PATH, prompt(fault)).await.unwrap();
         assert_eq!(response.status(), 200);
-        assert!(response.bytes().await.is_err(), "{fault}");
+        assert_eq!(
+            is_reset(&response.bytes().await.unwrap_err()),
+            reset,
+            "{fault}"
+        );
     }
     assert_eq!(ask(&server, "k1", "fine").await.0, 200);
     let stats = server.stats();
@@ -348,4 +357,18 @@ async fn a_reset_forgets_everything() {
         .unwrap();
     assert_eq!(server.stats(), Stats::default());
     assert_eq!(ask(&server, "k1", "a").await.0, 503);
+}
+
+#[test]
+fn the_examples_of_the_manual_are_valid() {
+    let manual = include_str!("../../docs/MOCK.md");
+    let examples: Vec<&str> = manual
+        .split("```json\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        Config::from_json(example).unwrap();
+    }
 }

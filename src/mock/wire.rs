@@ -68,13 +68,22 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Fails once the connection is to be reset; dropping it then sends the reset.
+    /// Fails once the connection is to be reset, so that nothing more is written.
     fn check(&self) -> io::Result<()> {
-        if !self.wire.is_reset() {
-            return Ok(());
+        if self.wire.is_reset() {
+            return Err(io::ErrorKind::ConnectionReset.into());
         }
-        self.stream.set_zero_linger()?;
-        Err(io::ErrorKind::ConnectionReset.into())
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.wire.is_reset() {
+            // With it the close that follows sends a reset instead of an orderly end. A socket
+            // that refuses is already closed by the client.
+            let _ = self.stream.set_zero_linger();
+        }
     }
 }
 
