@@ -1,0 +1,290 @@
+//! The HTTP service: receives a call, waits as told, sends what was decided.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Request, State};
+use axum::http::Response;
+use axum::http::request::Parts;
+use chrono::Utc;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+
+use super::book::{Arrival, Book, Entry, Stats};
+use super::config::Config;
+use super::error::to_json;
+use super::reply::{JSON, Reply, stopped, waited};
+use super::route::{OwnPage, Route, query};
+use super::script::Fault;
+use super::verdict::{Call, Judge, TooLarge, Verdict};
+use super::wire::Wire;
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) judge: Judge,
+    pub(super) book: Book,
+    pub(super) gate: Gate,
+    pub(super) stopping: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            book: Book::new(config.record, config.record_bodies),
+            judge: Judge::new(config),
+            gate: Gate::default(),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// Forgets all that was counted, and closes the gate again.
+    pub(super) fn reset(&self) {
+        self.judge.reset();
+        self.book.reset();
+        self.gate.reset();
+    }
+}
+
+/// Where held calls wait.
+pub(super) struct Gate(Mutex<Arc<Semaphore>>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Mutex::new(Arc::new(Semaphore::new(0))))
+    }
+}
+
+impl Gate {
+    /// Lets `count` calls pass, or from now on all.
+    pub(super) fn release(&self, count: Option<usize>) {
+        match count {
+            Some(count) => self
+                .now()
+                .add_permits(count.min(Semaphore::MAX_PERMITS / 2)),
+            None => self.now().close(),
+        }
+    }
+
+    fn reset(&self) {
+        self.release(None);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(0));
+    }
+
+    async fn pass(&self) {
+        // A closed gate of this kind is one that stands open.
+        if let Ok(permit) = self.now().acquire().await {
+            permit.forget();
+        }
+    }
+
+    fn now(&self) -> Arc<Semaphore> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// A call being worked on; it is noted as lost if it is dropped before its answer.
+struct Flight<'a> {
+    book: &'a Book,
+    entry: Option<Entry>,
+}
+
+impl<'a> Flight<'a> {
+    fn enter(book: &'a Book) -> Self {
+        book.enter();
+        Self { book, entry: None }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.book.lost(entry);
+        }
+        self.book.leave();
+    }
+}
+
+/// A call that waits at the gate.
+struct Held<'a>(&'a Book);
+
+impl<'a> Held<'a> {
+    fn new(book: &'a Book) -> Self {
+        book.hold();
+        Self(book)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.unhold();
+    }
+}
+
+/// Answers one request.
+pub(super) async fn serve(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(wire): ConnectInfo<Wire>,
+    request: Request,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let route = Route::of(&parts.method, parts.uri.path());
+    let reply = match route {
+        Route::Own(page) => own(&shared, page, &parts, body).await,
+        _ => answer(&shared, route, &parts, body).await,
+    };
+    reply.into_response(&wire, &shared.stopping.subscribe())
+}
+
+async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) -> Reply {
+    let at_ms = Utc::now().timestamp_millis();
+    let mut flight = Flight::enter(&shared.book);
+    let Some(received) = receive(body, shared.judge.config().max_body_bytes).await else {
+        return Reply::new(400, JSON, Bytes::new());
+    };
+    let key = sent_key(parts);
+    let (uri, path) = (&parts.uri, parts.uri.path());
+    let call = Call {
+        route,
+        uri,
+        key,
+        at_ms,
+        body: received.as_ref().map_err(|&large| large),
+    };
+    let reading = call.read();
+    let key = call.key.as_deref().unwrap_or_default();
+    let (model, prompt) = (route.model(), reading.facts.prompt.as_str());
+    let nothing = Bytes::new();
+    let body = received.as_ref().unwrap_or(&nothing);
+    let entry = shared.book.arrived(&Arrival {
+        at_ms,
+        key,
+        model,
+        path,
+        prompt,
+        body,
+    });
+    flight.entry = Some(entry);
+    let verdict = shared.judge.decide(&call, &reading);
+    let reply = carry_out(shared, verdict).await;
+    if reply.has_status() {
+        flight.entry = None;
+        let answered = (reply.usable && reply.is_whole()).then_some(reading.prompt_number);
+        shared.book.sent(entry, key, reply.status, answered);
+    }
+    reply
+}
+
+/// Waits as the verdict says, and returns its reply; a reset if the stand-in stops first.
+async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
+    let Verdict {
+        hold,
+        delay_ms,
+        mut reply,
+    } = verdict;
+    let mut goes_on = true;
+    if hold {
+        let _held = Held::new(&shared.book);
+        tokio::select! {
+            () = shared.gate.pass() => {}
+            () = stopped(shared.stopping.subscribe()) => goes_on = false,
+        }
+    }
+    let delay = Duration::from_millis(delay_ms);
+    if goes_on && !delay.is_zero() {
+        goes_on = waited(delay, shared.stopping.subscribe()).await;
+    }
+    if reply.fault == Some(Fault::StallBefore) {
+        stopped(shared.stopping.subscribe()).await;
+        goes_on = false;
+    }
+    if !goes_on {
+        reply.fault = Some(Fault::ResetBefore);
+    }
+    reply
+}
+
+fn sent_key(parts: &Parts) -> Option<Cow<'_, str>> {
+    let header = parts
+        .headers
+        .get("x-goog-api-key")
+        .and_then(|value| value.to_str().ok());
+    header
+        .map(Cow::Borrowed)
+        .or_else(|| query(&parts.uri, "key").map(Cow::Owned))
+}
+
+/// Reads a body to its end, keeping no more than `limit`; nothing if the client broke off.
+async fn receive(body: Body, limit: u64) -> Option<Result<Bytes, TooLarge>> {
+    let mut stream = body.into_data_stream();
+    let Some(first) = stream.next().await else {
+        return Some(Ok(Bytes::new()));
+    };
+    let first = first.ok()?;
+    let mut length = first.len() as u64;
+    let Some(second) = stream.next().await else {
+        return Some(if length > limit {
+            Err(TooLarge)
+        } else {
+            Ok(first)
+        });
+    };
+    let mut all = first.to_vec();
+    let mut next = Some(second);
+    while let Some(chunk) = next {
+        let chunk = chunk.ok()?;
+        length += chunk.len() as u64;
+        if length <= limit {
+            all.extend_from_slice(&chunk);
+        }
+        next = stream.next().await;
+    }
+    Some(if length > limit {
+        Err(TooLarge)
+    } else {
+        Ok(all.into())
+    })
+}
+
+async fn own(shared: &Shared, page: OwnPage, parts: &Parts, body: Body) -> Reply {
+    let json = |value: &Value| Reply::new(200, JSON, to_json(value, true));
+    match page {
+        OwnPage::Stats => Reply::new(200, JSON, to_json(&shared.book.stats(), true)),
+        OwnPage::Reset => {
+            shared.reset();
+            json(&json!({}))
+        }
+        OwnPage::Release => {
+            let body = receive(body, 1024)
+                .await
+                .and_then(Result::ok)
+                .unwrap_or_default();
+            let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let count = query(&parts.uri, "n").and_then(|text| text.parse().ok());
+            let count = count.or_else(|| told["n"].as_u64()?.try_into().ok());
+            shared.gate.release(count);
+            json(&json!({"released": count}))
+        }
+        OwnPage::Wait => {
+            let number = |name| query(&parts.uri, name).and_then(|text| text.parse::<u64>().ok());
+            let wanted = [number("requests"), number("answered"), number("held")];
+            let enough = |stats: &Stats| {
+                let counts = [stats.requests, stats.answered, stats.held];
+                wanted
+                    .iter()
+                    .zip(counts)
+                    .all(|(wanted, count)| wanted.is_none_or(|it| count >= it))
+            };
+            let limit = Duration::from_millis(number("timeout_ms").unwrap_or(30_000));
+            let waiting = tokio::time::timeout(limit, shared.book.wait_until(enough));
+            let status = if waiting.await.is_ok() { 200 } else { 408 };
+            Reply::new(status, JSON, to_json(&shared.book.stats(), true))
+        }
+    }
+}
