@@ -7,6 +7,5 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let _arguments = cli::args::Cli::parse();
-    cli::exit::ExitStatus::Done.into()
+    cli::main(cli::args::Cli::parse()).into()
 }

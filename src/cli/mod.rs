@@ -1,6 +1,106 @@
 //! The command line: flags, commands, what they print and how they exit.
 
 pub(crate) mod args;
+mod context;
+mod enqueue;
 pub(crate) mod exit;
+mod failure;
+mod manage;
 pub(crate) mod output;
+mod progress;
+mod results;
 pub(crate) mod settings;
+mod signals;
+mod work;
+
+use clap::CommandFactory as _;
+use gq::config::Environment;
+
+use args::{Cli, Command, GlobalArgs, LogFormat};
+use context::Context;
+use exit::ExitStatus;
+use failure::Result;
+use output::Output;
+
+/// Carries out the command line.
+pub(crate) fn main(cli: Cli) -> ExitStatus {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let out = Output::new(cli.global.color, no_color);
+    start_log(&cli.global, out.stderr_is_terminal && !no_color);
+    if let Some(refusal) = args::refused(&cli) {
+        out.error(refusal);
+        return ExitStatus::Usage;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out.error(format!("cannot start: {error}"));
+            return ExitStatus::Failure;
+        }
+    };
+    let environment = match Environment::load(cli.global.env_file.as_deref()) {
+        Ok(environment) => environment,
+        Err(error) => return report(&out, error.into()),
+    };
+    let database = settings::database(&cli.global, &environment);
+    let mut context = Context { args: cli.global, environment, database, out };
+    match runtime.block_on(run(&mut context, &cli.command)) {
+        Ok(status) => status,
+        Err(failure) => report(&context.out, failure),
+    }
+}
+
+async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
+    match command {
+        Command::Enqueue(args) => enqueue::run(context, args).await,
+        Command::Work(args) => work::run(context, args).await,
+        Command::Run(args) => work::run_file(context, args).await,
+        Command::Results(args) => results::run(context, args).await,
+        Command::Show(args) => results::show(context, args).await,
+        Command::Status(args) => manage::status(context, args).await,
+        Command::Keys(args) => manage::keys(context, args).await,
+        Command::Retry(args) => manage::change(context, args, manage::Change::Retry).await,
+        Command::Cancel(args) => manage::change(context, args, manage::Change::Cancel).await,
+        Command::Prune(args) => manage::prune(context, args).await,
+        Command::Mock(args) => manage::mock(context, args).await,
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "gq", &mut script);
+            context.out.data(&String::from_utf8_lossy(&script))?;
+            Ok(ExitStatus::Done)
+        }
+        // `args::refused` has said so.
+        Command::Ask(_) => Ok(ExitStatus::Usage),
+    }
+}
+
+fn report(out: &Output, failure: failure::Failure) -> ExitStatus {
+    if let Some(message) = failure.message {
+        out.error(message);
+    }
+    if let Some(hint) = failure.hint {
+        out.hint(hint);
+    }
+    failure.status
+}
+
+/// Logs go to stderr; a library's own are shown from the third `-v` on.
+fn start_log(args: &GlobalArgs, color: bool) {
+    let filter = match (args.quiet, args.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "warn,gq=info",
+        (false, 2) => "info,gq=debug",
+        (false, _) => "debug,gq=trace",
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(color);
+    // Only the first subscriber of a process is taken, and this is it.
+    let _ = match args.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}

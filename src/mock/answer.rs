@@ -65,10 +65,7 @@ pub(super) struct Part {
 
 impl Part {
     fn text(text: String) -> Self {
-        Self {
-            text: Some(text),
-            ..Self::default()
-        }
+        Self { text: Some(text), ..Self::default() }
     }
 }
 
@@ -114,10 +111,7 @@ impl Usage {
 
 /// Returns the tokens of a prompt by modality.
 pub(super) fn details(facts: &Facts) -> Vec<TokenDetail> {
-    let detail = |&(modality, token_count): &(_, _)| TokenDetail {
-        modality,
-        token_count,
-    };
+    let detail = |&(modality, token_count): &(_, _)| TokenDetail { modality, token_count };
     facts.tokens.iter().map(detail).collect()
 }
 
@@ -137,34 +131,18 @@ impl Question<'_> {
     /// Returns the answer.
     pub(super) fn answer(&self) -> Answer {
         let config = member(self.request, "generationConfig").unwrap_or(&Value::Null);
-        let text = self
-            .text
-            .map_or_else(|| found_text(&self.facts.prompt, config), str::to_owned);
+        let text = self.text.map_or_else(|| found_text(&self.facts.prompt, config), str::to_owned);
         let (text, stopped) = stop_at(text, members(config, "stopSequences"));
         let (text, cut) = cut_to(text, number_member(config, "maxOutputTokens"));
-        let finish_reason = if cut && !stopped {
-            "MAX_TOKENS"
-        } else {
-            "STOP"
-        };
+        let finish_reason = if cut && !stopped { "MAX_TOKENS" } else { "STOP" };
         let thinking = member(config, "thinkingConfig").unwrap_or(&Value::Null);
         let thoughts = member(thinking, "includeThoughts") == Some(&Value::Bool(true));
-        let count = number_member(config, "candidateCount")
-            .unwrap_or(1)
-            .clamp(1, 8);
+        let count = number_member(config, "candidateCount").unwrap_or(1).clamp(1, 8);
         let tokens = token_count(&text) * count;
         let parts = parts(text, thoughts, config);
         let candidate = |index| {
-            let content = Some(Content {
-                parts: parts.clone(),
-                role: "model",
-            });
-            Candidate {
-                content,
-                finish_reason,
-                index,
-                safety_ratings: Vec::new(),
-            }
+            let content = Some(Content { parts: parts.clone(), role: "model" });
+            Candidate { content, finish_reason, index, safety_ratings: Vec::new() }
         };
         self.envelope(
             (0..count).map(candidate).collect(),
@@ -181,15 +159,8 @@ impl Question<'_> {
 
     /// Returns an answer with one candidate that has no text.
     pub(super) fn without_text(&self, finish_reason: &'static str, content: bool) -> Answer {
-        let content = content.then(|| Content {
-            parts: Vec::new(),
-            role: "model",
-        });
-        let mut candidate = Candidate {
-            content,
-            finish_reason,
-            ..Candidate::default()
-        };
+        let content = content.then(|| Content { parts: Vec::new(), role: "model" });
+        let mut candidate = Candidate { content, finish_reason, ..Candidate::default() };
         if finish_reason == "SAFETY" {
             candidate.safety_ratings = vec![json!({
                 "category": "HARM_CATEGORY_HARASSMENT",
@@ -236,9 +207,8 @@ pub(super) fn token_count(text: &str) -> u64 {
 }
 
 fn found_text(prompt: &str, config: &Value) -> String {
-    let schema = ["responseSchema", "responseJsonSchema"]
-        .iter()
-        .find_map(|name| member(config, name));
+    let schema =
+        ["responseSchema", "responseJsonSchema"].iter().find_map(|name| member(config, name));
     let short = capitals::asked_for(prompt)
         .map_or_else(|| text_for(prompt), |(_, capital)| capital.to_owned());
     match (text_member(config, "responseMimeType"), schema) {
@@ -256,40 +226,26 @@ fn parts(text: String, thoughts: bool, config: &Value) -> Vec<Part> {
     let mut parts = Vec::new();
     if thoughts {
         let thought = Part::text("I look at what is asked and answer it.".to_owned());
-        parts.push(Part {
-            thought: Some(true),
-            ..thought
-        });
+        parts.push(Part { thought: Some(true), ..thought });
     }
     let asked = |modality: &str| {
-        let mut all = members(config, "responseModalities")
-            .iter()
-            .filter_map(Value::as_str);
+        let mut all = members(config, "responseModalities").iter().filter_map(Value::as_str);
         all.any(|name| name.eq_ignore_ascii_case(modality))
     };
     if asked("AUDIO") {
         let data = json!({"mimeType": "audio/L16;codec=pcm;rate=24000", "data": SILENCE});
-        return vec![Part {
-            inline_data: Some(data),
-            ..Part::default()
-        }];
+        return vec![Part { inline_data: Some(data), ..Part::default() }];
     }
     parts.push(Part::text(text));
     if asked("IMAGE") {
         let data = json!({"mimeType": "image/png", "data": PIXEL});
-        parts.push(Part {
-            inline_data: Some(data),
-            ..Part::default()
-        });
+        parts.push(Part { inline_data: Some(data), ..Part::default() });
     }
     parts
 }
 
 fn stop_at(mut text: String, sequences: &[Value]) -> (String, bool) {
-    let found = sequences
-        .iter()
-        .filter_map(Value::as_str)
-        .filter(|stop| !stop.is_empty());
+    let found = sequences.iter().filter_map(Value::as_str).filter(|stop| !stop.is_empty());
     let first = found.filter_map(|stop| text.find(stop)).min();
     if let Some(end) = first {
         text.truncate(end);
@@ -319,9 +275,7 @@ fn version_of(model: &str) -> &str {
 fn response_id(serial: u64) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits = u128::from(scramble(serial)) << 64 | u128::from(scramble(!serial));
-    (0..21)
-        .map(|place| char::from(LETTERS[(bits >> (place * 6) & 63) as usize]))
-        .collect()
+    (0..21).map(|place| char::from(LETTERS[(bits >> (place * 6) & 63) as usize])).collect()
 }
 
 #[cfg(test)]
@@ -330,13 +284,8 @@ mod tests {
 
     fn answer(request: &Value) -> Value {
         let facts = &Facts::of(request);
-        let question = Question {
-            request,
-            facts,
-            model: "gemini-flash-latest",
-            text: None,
-            serial: 1,
-        };
+        let question =
+            Question { request, facts, model: "gemini-flash-latest", text: None, serial: 1 };
         serde_json::to_value(question.answer()).unwrap()
     }
 
@@ -346,14 +295,8 @@ mod tests {
 
     #[test]
     fn a_capital_is_known_and_anything_else_is_repeated() {
-        assert_eq!(
-            text_for("What is the capital of France?"),
-            "The capital of France is Paris."
-        );
-        assert_eq!(
-            text_for("Hello\n there"),
-            "This is a stand-in's answer to: Hello there"
-        );
+        assert_eq!(text_for("What is the capital of France?"), "The capital of France is Paris.");
+        assert_eq!(text_for("Hello\n there"), "This is a stand-in's answer to: Hello there");
         assert_eq!(text_for(&"x".repeat(100)).chars().count(), 32 + 80 + 1);
         assert_eq!(text_for(" "), "This is a stand-in's answer.");
     }
@@ -377,20 +320,14 @@ mod tests {
     fn few_tokens_cut_the_text() {
         let answer = answer(&asking("Hello", &json!({"maxOutputTokens": 2})));
         assert_eq!(answer["candidates"][0]["finishReason"], "MAX_TOKENS");
-        assert_eq!(
-            answer["candidates"][0]["content"]["parts"][0]["text"],
-            "This is "
-        );
+        assert_eq!(answer["candidates"][0]["content"]["parts"][0]["text"], "This is ");
         assert_eq!(answer["usageMetadata"]["candidatesTokenCount"], 2);
     }
 
     #[test]
     fn a_stop_sequence_ends_the_text() {
         let answer = answer(&asking("Hello", &json!({"stopSequences": ["a stand"]})));
-        assert_eq!(
-            answer["candidates"][0]["content"]["parts"][0]["text"],
-            "This is "
-        );
+        assert_eq!(answer["candidates"][0]["content"]["parts"][0]["text"], "This is ");
         assert_eq!(answer["candidates"][0]["finishReason"], "STOP");
     }
 
@@ -399,9 +336,7 @@ mod tests {
         let schema = json!({"type": "OBJECT", "properties": {"capital": {"type": "STRING"}}});
         let config = json!({"responseMimeType": "application/json", "responseSchema": schema});
         let answer = answer(&asking("The capital of Japan, please.", &config));
-        let text = answer["candidates"][0]["content"]["parts"][0]["text"]
-            .as_str()
-            .unwrap();
+        let text = answer["candidates"][0]["content"]["parts"][0]["text"].as_str().unwrap();
         assert_eq!(text, r#"{"capital":"Tokyo"}"#);
     }
 
@@ -409,9 +344,7 @@ mod tests {
     fn thoughts_stand_before_the_text() {
         let config = json!({"thinkingConfig": {"includeThoughts": true}});
         let answer = answer(&asking("Hello", &config));
-        let parts = answer["candidates"][0]["content"]["parts"]
-            .as_array()
-            .unwrap();
+        let parts = answer["candidates"][0]["content"]["parts"].as_array().unwrap();
         assert_eq!((parts.len(), &parts[0]["thought"]), (2, &Value::Bool(true)));
         assert_eq!(answer["usageMetadata"]["thoughtsTokenCount"], 12);
     }

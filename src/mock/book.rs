@@ -81,14 +81,11 @@ pub struct KeyStats {
 /// Returns the name of a key that gives nothing of it away.
 pub fn fingerprint(key: &str) -> String {
     use std::fmt::Write;
-    Sha256::digest(key)
-        .iter()
-        .take(4)
-        .fold(String::new(), |mut out, byte| {
-            // Writing to a string can't fail.
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    Sha256::digest(key).iter().take(4).fold(String::new(), |mut out, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }
 
 /// A request when it comes.
@@ -152,11 +149,7 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn new(record: bool, record_bodies: bool) -> Self {
-        Self {
-            record,
-            record_bodies,
-            ..Self::default()
-        }
+        Self { record, record_bodies, ..Self::default() }
     }
 
     /// Notes that a request is being worked on.
@@ -188,12 +181,8 @@ impl Book {
         let prompt: Option<Arc<str>> = self.record.then(|| arrival.prompt.into());
         let mut pages = self.pages();
         pages.requests += 1;
-        let first = pages
-            .arrivals
-            .map_or(arrival.at_ms, |(first, _)| first.min(arrival.at_ms));
-        let last = pages
-            .arrivals
-            .map_or(arrival.at_ms, |(_, last)| last.max(arrival.at_ms));
+        let first = pages.arrivals.map_or(arrival.at_ms, |(first, _)| first.min(arrival.at_ms));
+        let last = pages.arrivals.map_or(arrival.at_ms, |(_, last)| last.max(arrival.at_ms));
         pages.arrivals = Some((first, last));
         let key = pages.name(arrival.key);
         let model = pages.name(arrival.model);
@@ -205,25 +194,14 @@ impl Book {
         }
         let generation = pages.generation;
         let Some(prompt) = prompt.filter(|_| pages.log.len() < LOG_LIMIT) else {
-            return Entry {
-                index: None,
-                generation,
-            };
+            return Entry { index: None, generation };
         };
         let path = pages.name(arrival.path);
         let body = self.record_bodies.then(|| arrival.body.clone());
         let at = arrival.at_ms;
         let index = Some(pages.log.len());
         let status = NO_STATUS;
-        pages.log.push(Recorded {
-            arrived_ms: at,
-            key,
-            model,
-            path,
-            prompt,
-            status,
-            body,
-        });
+        pages.log.push(Recorded { arrived_ms: at, key, model, path, prompt, status, body });
         drop(pages);
         self.changed.notify_waiters();
         Entry { index, generation }
@@ -264,10 +242,7 @@ impl Book {
     pub(super) fn reset(&self) {
         let mut pages = self.pages();
         let generation = pages.generation + 1;
-        *pages = Pages {
-            generation,
-            ..Pages::default()
-        };
+        *pages = Pages { generation, ..Pages::default() };
         self.peak.store(self.in_flight.load(Relaxed), Relaxed);
     }
 
@@ -307,16 +282,8 @@ impl Book {
             held: self.held.load(Relaxed),
             duplicates: pages.duplicates,
             by_status: pages.statuses.clone(),
-            by_key: pages
-                .keys
-                .iter()
-                .map(|(key, counts)| (fingerprint(key), *counts))
-                .collect(),
-            by_model: pages
-                .models
-                .iter()
-                .map(|(name, n)| (name.to_string(), *n))
-                .collect(),
+            by_key: pages.keys.iter().map(|(key, counts)| (fingerprint(key), *counts)).collect(),
+            by_model: pages.models.iter().map(|(name, n)| (name.to_string(), *n)).collect(),
             first_arrival_ms: pages.arrivals.map(|(first, _)| first),
             last_arrival_ms: pages.arrivals.map(|(_, last)| last),
         }
@@ -345,14 +312,7 @@ mod tests {
 
     fn arrive(book: &Book, prompt: &str, at_ms: i64) -> Entry {
         let (key, model, path, body) = ("secret", "m", "/p", &Bytes::from_static(b"{}"));
-        book.arrived(&Arrival {
-            at_ms,
-            key,
-            model,
-            path,
-            prompt,
-            body,
-        })
+        book.arrived(&Arrival { at_ms, key, model, path, prompt, body })
     }
 
     #[test]
@@ -366,20 +326,10 @@ mod tests {
         book.sent(entry, "secret", 503, None);
         arrive(&book, "c", 5);
         let stats = book.stats();
-        assert_eq!(
-            (stats.requests, stats.answered, stats.duplicates),
-            (5, 3, 1)
-        );
+        assert_eq!((stats.requests, stats.answered, stats.duplicates), (5, 3, 1));
         assert_eq!(stats.by_status, BTreeMap::from([(200, 3), (503, 1)]));
-        assert_eq!(
-            (stats.first_arrival_ms, stats.last_arrival_ms),
-            (Some(1), Some(5))
-        );
-        let statuses: Vec<u16> = book
-            .requests()
-            .iter()
-            .map(|request| request.status)
-            .collect();
+        assert_eq!((stats.first_arrival_ms, stats.last_arrival_ms), (Some(1), Some(5)));
+        let statuses: Vec<u16> = book.requests().iter().map(|request| request.status).collect();
         assert_eq!(statuses, [200, 200, 200, 503, 0]);
     }
 

@@ -153,14 +153,8 @@ impl Canned {
         }
         let error = self.server_error().or_else(|| self.quota_error(context));
         let mut error = error.unwrap_or_else(|| self.request_error(context));
-        let told = error
-            .details
-            .iter()
-            .any(|detail| detail.get("retryDelay").is_some());
-        if let Some(delay) = context
-            .retry_delay
-            .filter(|_| !told && !self.keeps_silent())
-        {
+        let told = error.details.iter().any(|detail| detail.get("retryDelay").is_some());
+        if let Some(delay) = context.retry_delay.filter(|_| !told && !self.keeps_silent()) {
             error.details.push(refusal::retry_info(delay));
         }
         Reply::error(&error, context.pretty)
@@ -206,27 +200,21 @@ impl Canned {
 
     fn server_error(self) -> Option<ApiError> {
         let (code, status, message) = match self {
-            Self::Overloaded => (
-                503,
-                "UNAVAILABLE",
-                "The model is overloaded. Please try again later.",
-            ),
+            Self::Overloaded => {
+                (503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
+            }
             Self::HighDemand => (
                 503,
                 "UNAVAILABLE",
                 "This model is currently experiencing high demand. Spikes in demand are usually \
                  temporary. Please try again later.",
             ),
-            Self::DeadlineUnavailable => (
-                503,
-                "UNAVAILABLE",
-                "Deadline expired before operation could complete.",
-            ),
-            Self::Deadline => (
-                504,
-                "DEADLINE_EXCEEDED",
-                "Deadline expired before operation could complete.",
-            ),
+            Self::DeadlineUnavailable => {
+                (503, "UNAVAILABLE", "Deadline expired before operation could complete.")
+            }
+            Self::Deadline => {
+                (504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete.")
+            }
             Self::Internal => (
                 500,
                 "INTERNAL",
@@ -241,19 +229,14 @@ impl Canned {
     }
 
     fn quota_error(self, context: &Context<'_>) -> Option<ApiError> {
-        let excess = |bound, limit| Excess {
-            bound,
-            limit,
-            retry_ms: DELAY_MS,
-        };
+        let excess = |bound, limit| Excess { bound, limit, retry_ms: DELAY_MS };
         let minute = excess(Bound::RequestsPerMinute, 10);
         let day = excess(Bound::RequestsPerDay, 20);
         let (excess, detail) = match self {
             Self::RateLimitMinute => (vec![minute], QuotaDetail::Full),
-            Self::RateLimitTokens => (
-                vec![excess(Bound::TokensPerMinute, 250_000)],
-                QuotaDetail::Full,
-            ),
+            Self::RateLimitTokens => {
+                (vec![excess(Bound::TokensPerMinute, 250_000)], QuotaDetail::Full)
+            }
             Self::RateLimitDay => (vec![day], QuotaDetail::Full),
             Self::RateLimitDayAndMinute => (vec![day, minute], QuotaDetail::Full),
             Self::RateLimitMessageOnly => (vec![minute], QuotaDetail::MessageOnly),
@@ -263,16 +246,7 @@ impl Canned {
         };
         let (tier, model) = (context.tier, context.question.model);
         let retry_delay = context.retry_delay;
-        Some(
-            Refusal {
-                excess: &excess,
-                tier,
-                model,
-                detail,
-                retry_delay,
-            }
-            .error(),
-        )
+        Some(Refusal { excess: &excess, tier, model, detail, retry_delay }.error())
     }
 
     fn request_error(self, context: &Context<'_>) -> ApiError {
@@ -319,13 +293,7 @@ mod tests {
         let canned: Canned = serde_json::from_value(name.into()).unwrap();
         let request = &json!({"contents": [{"parts": [{"text": "Hello"}]}]});
         let facts = &Facts::of(request);
-        let question = Question {
-            request,
-            facts,
-            model: "gemini-2.5-pro",
-            text: None,
-            serial: 1,
-        };
+        let question = Question { request, facts, model: "gemini-2.5-pro", text: None, serial: 1 };
         canned.reply(&Context {
             question,
             key: "AIzaSecret",
@@ -392,29 +360,15 @@ mod tests {
 
     #[test]
     fn answers_without_text_have_the_real_shapes() {
-        assert_eq!(
-            body("blocked_prompt")["promptFeedback"]["blockReason"],
-            "PROHIBITED_CONTENT"
-        );
+        assert_eq!(body("blocked_prompt")["promptFeedback"]["blockReason"], "PROHIBITED_CONTENT");
         assert_eq!(body("blocked_prompt").get("candidates"), None);
         let candidate = |name| body(name)["candidates"][0].clone();
         assert_eq!(candidate("safety")["finishReason"], "SAFETY");
         assert_eq!(candidate("safety")["safetyRatings"][0]["blocked"], true);
-        assert_eq!(
-            candidate("max_tokens_empty")["content"],
-            json!({"role": "model"})
-        );
+        assert_eq!(candidate("max_tokens_empty")["content"], json!({"role": "model"}));
         assert_eq!(candidate("empty_stop")["content"], json!({"role": "model"}));
-        assert_eq!(
-            candidate("other"),
-            json!({"finishReason": "OTHER", "index": 0})
-        );
-        for name in [
-            "blocked_prompt",
-            "recitation",
-            "prohibited_content",
-            "empty_object",
-        ] {
+        assert_eq!(candidate("other"), json!({"finishReason": "OTHER", "index": 0}));
+        for name in ["blocked_prompt", "recitation", "prohibited_content", "empty_object"] {
             assert!(!reply(name, None).usable, "{name}");
         }
     }
@@ -422,36 +376,20 @@ mod tests {
     #[test]
     fn bodies_that_are_no_json_are_none() {
         for name in ["html_502", "html_413", "not_json", "not_utf8", "empty_body"] {
-            assert!(
-                serde_json::from_slice::<Value>(&reply(name, None).body).is_err(),
-                "{name}"
-            );
+            assert!(serde_json::from_slice::<Value>(&reply(name, None).body).is_err(), "{name}");
         }
         assert_eq!(reply("html_502", None).status, 502);
-        assert!(
-            String::from_utf8(reply("html_502", None).body.to_vec())
-                .unwrap()
-                .contains("!!1")
-        );
+        assert!(String::from_utf8(reply("html_502", None).body.to_vec()).unwrap().contains("!!1"));
     }
 
     #[test]
     fn a_given_delay_is_named_by_any_error_with_details() {
         let delay = |name| {
             let body: Value = serde_json::from_slice(&reply(name, Some("1.5s")).body).unwrap();
-            let details = body["error"]["details"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            details
-                .iter()
-                .filter(|detail| detail["retryDelay"] == "1.5s")
-                .count()
+            let details = body["error"]["details"].as_array().cloned().unwrap_or_default();
+            details.iter().filter(|detail| detail["retryDelay"] == "1.5s").count()
         };
         assert_eq!((delay("overloaded"), delay("rate_limit_day")), (1, 1));
-        assert_eq!(
-            (delay("rate_limit_bare"), delay("rate_limit_message_only")),
-            (0, 0)
-        );
+        assert_eq!((delay("rate_limit_bare"), delay("rate_limit_message_only")), (0, 0));
     }
 }

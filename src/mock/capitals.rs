@@ -94,21 +94,12 @@ const QUESTION: &str = "capital of ";
 pub(super) fn asked_for(prompt: &str) -> Option<(&'static str, &'static str)> {
     let start = position(prompt, QUESTION)? + QUESTION.len();
     let rest = prompt[start..].trim_start();
-    let rest = if starts_with(rest, "the ") {
-        &rest[4..]
-    } else {
-        rest
-    };
+    let rest = if starts_with(rest, "the ") { &rest[4..] } else { rest };
     let starts = |name: &str| {
-        let next = rest
-            .get(name.len()..)
-            .and_then(|after| after.chars().next());
+        let next = rest.get(name.len()..).and_then(|after| after.chars().next());
         starts_with(rest, name) && !next.is_some_and(char::is_alphanumeric)
     };
-    CAPITALS
-        .iter()
-        .find(|(country, _)| starts(country))
-        .copied()
+    CAPITALS.iter().find(|(country, _)| starts(country)).copied()
 }
 
 /// Returns where `what` begins in `text`, whatever the case of its letters.
@@ -133,10 +124,7 @@ mod tests {
         let capital = |prompt| asked_for(prompt).map(|(_, capital)| capital);
         assert_eq!(capital("What is the capital of France?"), Some("Paris"));
         assert_eq!(capital("CAPITAL OF THE NETHERLANDS"), Some("Amsterdam"));
-        assert_eq!(
-            capital("Name the capital of South Korea in one word."),
-            Some("Seoul")
-        );
+        assert_eq!(capital("Name the capital of South Korea in one word."), Some("Seoul"));
         assert_eq!(capital("é: capital of peru"), Some("Lima"));
         assert_eq!(capital("What is the capital of Francestan?"), None);
         assert_eq!(capital("What is the capital of é?"), None);

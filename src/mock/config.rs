@@ -27,10 +27,7 @@ const DEFAULT_MODELS: [&str; 13] = [
 ];
 
 /// All settings of a stand-in; every one may be left out.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of the file"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the file")]
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -113,21 +110,11 @@ impl TryFrom<Value> for Latency {
     fn try_from(value: Value) -> Result<Self, String> {
         let wrong = || format!("`{value}` is neither milliseconds nor {{\"min\", \"max\"}}");
         if let Some(fixed) = value.as_u64() {
-            return Ok(Self {
-                min: fixed,
-                max: fixed,
-            });
+            return Ok(Self { min: fixed, max: fixed });
         }
         let number = |name| value.get(name).and_then(Value::as_u64).ok_or_else(wrong);
-        let latency = Self {
-            min: number("min")?,
-            max: number("max")?,
-        };
-        if latency.min > latency.max {
-            Err(wrong())
-        } else {
-            Ok(latency)
-        }
+        let latency = Self { min: number("min")?, max: number("max")? };
+        if latency.min > latency.max { Err(wrong()) } else { Ok(latency) }
     }
 }
 
@@ -243,22 +230,14 @@ mod tests {
     fn an_empty_object_is_the_default() {
         let config = Config::from_json("{}").unwrap();
         assert!(config.record);
-        assert!(
-            config
-                .models
-                .iter()
-                .any(|name| name == "gemini-flash-latest")
-        );
+        assert!(config.models.iter().any(|name| name == "gemini-flash-latest"));
         assert_eq!(config.minute_ms, 60_000);
     }
 
     #[test]
     fn latency_is_a_number_or_a_range() {
         let read = |text: &str| Config::from_json(text).map(|config| config.latency_ms);
-        assert_eq!(
-            read(r#"{"latency_ms": 5}"#).unwrap(),
-            Latency { min: 5, max: 5 }
-        );
+        assert_eq!(read(r#"{"latency_ms": 5}"#).unwrap(), Latency { min: 5, max: 5 });
         let range = read(r#"{"latency_ms": {"min": 5, "max": 9}}"#).unwrap();
         assert_eq!((range.pick(0), range.pick(4), range.pick(5)), (5, 9, 5));
         assert!(read(r#"{"latency_ms": {"min": 9, "max": 5}}"#).is_err());
@@ -274,22 +253,8 @@ mod tests {
 
     #[test]
     fn a_key_overrides_only_what_it_names() {
-        let default = Quota {
-            rpm: Some(5),
-            rpd: Some(20),
-            ..Quota::default()
-        };
-        let own = Quota {
-            rpm: Some(9),
-            ..Quota::default()
-        };
-        assert_eq!(
-            own.or(default),
-            Quota {
-                rpm: Some(9),
-                rpd: Some(20),
-                ..Quota::default()
-            }
-        );
+        let default = Quota { rpm: Some(5), rpd: Some(20), ..Quota::default() };
+        let own = Quota { rpm: Some(9), ..Quota::default() };
+        assert_eq!(own.or(default), Quota { rpm: Some(9), rpd: Some(20), ..Quota::default() });
     }
 }

@@ -22,12 +22,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     pub(super) fn new(code: u16, status: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            status,
-            details: Vec::new(),
-        }
+        Self { code, message: message.into(), status, details: Vec::new() }
     }
 
     /// Adds one detail.
@@ -93,10 +88,7 @@ pub(super) fn bad_request(findings: &[Finding]) -> ApiError {
             json!({"field": finding.field, "description": finding.description})
         }
     };
-    let lines: Vec<&str> = findings
-        .iter()
-        .map(|finding| finding.description.as_str())
-        .collect();
+    let lines: Vec<&str> = findings.iter().map(|finding| finding.description.as_str()).collect();
     let violations: Vec<Value> = findings.iter().map(violation).collect();
     invalid_argument(lines.join("\n")).with(json!({
         "@type": "type.googleapis.com/google.rpc.BadRequest",
@@ -140,10 +132,8 @@ pub(super) fn unauthenticated() -> ApiError {
 /// The key is suspended; the message holds the whole key, as the real one does.
 pub(super) fn suspended(key: &str, project: u64) -> ApiError {
     let metadata = json!({"service": SERVICE, "consumer": format!("projects/{project}")});
-    permission_denied(format!(
-        "Permission denied: Consumer 'api_key:{key}' has been suspended."
-    ))
-    .with(error_info("CONSUMER_SUSPENDED", &metadata))
+    permission_denied(format!("Permission denied: Consumer 'api_key:{key}' has been suspended."))
+        .with(error_info("CONSUMER_SUSPENDED", &metadata))
 }
 
 /// The key stood in public.
@@ -210,9 +200,7 @@ pub(super) fn no_such_model(model: &str, version: &str, method: &str) -> ApiErro
 
 /// The request is larger than the server takes.
 pub(super) fn payload_too_large(limit: u64) -> ApiError {
-    invalid_argument(format!(
-        "Request payload size exceeds the limit: {limit} bytes."
-    ))
+    invalid_argument(format!("Request payload size exceeds the limit: {limit} bytes."))
 }
 
 /// Returns the page that Google's front end answers with instead of JSON.
@@ -261,11 +249,7 @@ mod tests {
                       reported as leaked. Please use another API key.\",\n    \"status\": \
                       \"PERMISSION_DENIED\"\n  }\n}\n";
         assert_eq!(text, wanted);
-        assert!(
-            !String::from_utf8(leaked().to_json(false))
-                .unwrap()
-                .contains('\n')
-        );
+        assert!(!String::from_utf8(leaked().to_json(false)).unwrap().contains('\n'));
     }
 
     #[test]

@@ -30,9 +30,8 @@ impl Fit<'_> {
         if let Some(target) = text_member(schema, "$ref").and_then(|path| self.target(path)) {
             return self.value(target, depth - 1);
         }
-        let choice = ["anyOf", "oneOf", "allOf"]
-            .iter()
-            .find_map(|name| members(schema, name).first());
+        let choice =
+            ["anyOf", "oneOf", "allOf"].iter().find_map(|name| members(schema, name).first());
         if let Some(choice) = choice {
             return self.value(choice, depth - 1);
         }
@@ -86,10 +85,7 @@ impl Fit<'_> {
         let least = size("minLength").unwrap_or(0).min(10_000);
         let most = size("maxLength").unwrap_or(usize::MAX);
         let missing = least.saturating_sub(text.chars().count());
-        text.chars()
-            .chain(std::iter::repeat_n('.', missing))
-            .take(most)
-            .collect()
+        text.chars().chain(std::iter::repeat_n('.', missing)).take(most).collect()
     }
 
     fn target(&self, path: &str) -> Option<&Value> {
@@ -105,10 +101,9 @@ fn fixed(schema: &Value) -> Option<Value> {
 /// Returns the lower-case name of the type; the first one that is not null if there are several.
 fn kind(schema: &Value) -> String {
     let named = match member(schema, "type") {
-        Some(Value::Array(all)) => all
-            .iter()
-            .filter_map(Value::as_str)
-            .find(|name| *name != "null"),
+        Some(Value::Array(all)) => {
+            all.iter().filter_map(Value::as_str).find(|name| *name != "null")
+        }
         other => other.and_then(Value::as_str),
     };
     match named {
@@ -121,9 +116,7 @@ fn kind(schema: &Value) -> String {
 
 /// Returns the limit that a number must keep, as the number.
 fn number(schema: &Value) -> Option<Value> {
-    let limit = ["minimum", "maximum"]
-        .iter()
-        .find_map(|name| member(schema, name))?;
+    let limit = ["minimum", "maximum"].iter().find_map(|name| member(schema, name))?;
     let number: Number = limit.to_string().trim_matches('"').parse().ok()?;
     Some(Value::Number(number))
 }

@@ -47,17 +47,10 @@ impl Key {
         if self.limits.unlimited() {
             return Vec::new();
         }
-        let mut all = self
-            .project
-            .counters
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.project.counters.lock().unwrap_or_else(PoisonError::into_inner);
         match all.get_mut(model) {
             Some(counters) => counters.take(&self.limits, tokens, now),
-            None => all
-                .entry(model.to_owned())
-                .or_default()
-                .take(&self.limits, tokens, now),
+            None => all.entry(model.to_owned()).or_default().take(&self.limits, tokens, now),
         }
     }
 }
@@ -76,36 +69,17 @@ impl KeyRing {
         let mut keys = HashMap::new();
         for (secret, key) in &config.keys {
             let name = key.project.clone().unwrap_or_else(|| own_project(secret));
-            let project = projects
-                .entry(name)
-                .or_insert_with_key(|name| project(name))
-                .clone();
+            let project = projects.entry(name).or_insert_with_key(|name| project(name)).clone();
             keys.insert(secret.clone(), Arc::new(key_of(key, config, project)));
         }
-        let status = if config.strict_keys {
-            KeyStatus::Invalid
-        } else {
-            KeyStatus::Ok
-        };
-        let unlisted = KeyConfig {
-            status,
-            ..KeyConfig::default()
-        };
-        Self {
-            keys: RwLock::new(keys),
-            unlisted,
-            config: config.clone(),
-        }
+        let status = if config.strict_keys { KeyStatus::Invalid } else { KeyStatus::Ok };
+        let unlisted = KeyConfig { status, ..KeyConfig::default() };
+        Self { keys: RwLock::new(keys), unlisted, config: config.clone() }
     }
 
     /// Returns the key of a secret, which need not be listed.
     pub(super) fn key(&self, secret: &str) -> Arc<Key> {
-        let known = self
-            .keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(secret)
-            .cloned();
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(secret).cloned();
         known.unwrap_or_else(|| {
             let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
             let new = || {
@@ -118,17 +92,8 @@ impl KeyRing {
 
     /// Sets all counters back.
     pub(super) fn reset(&self) {
-        for key in self
-            .keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
-            key.project
-                .counters
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+        for key in self.keys.read().unwrap_or_else(PoisonError::into_inner).values() {
+            key.project.counters.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 }
@@ -151,10 +116,7 @@ fn project(name: &str) -> Arc<Project> {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     let number = 100_000_000_000 + hasher.finish() % 900_000_000_000;
-    Arc::new(Project {
-        number,
-        counters: Mutex::default(),
-    })
+    Arc::new(Project { number, counters: Mutex::default() })
 }
 
 fn fault(status: KeyStatus) -> Option<Canned> {
@@ -195,12 +157,7 @@ mod tests {
     fn a_model_without_quota_is_refused_for_good() {
         let config = Config::from_json(r#"{"keys": {"a": {"no_quota_models": ["pro"]}}}"#);
         let ring = KeyRing::new(&config.unwrap());
-        assert!(
-            ring.key("a")
-                .take("pro", 1, 0)
-                .iter()
-                .all(|excess| excess.limit == 0)
-        );
+        assert!(ring.key("a").take("pro", 1, 0).iter().all(|excess| excess.limit == 0));
         assert_eq!(ring.key("a").take("flash", 1, 0), []);
     }
 

@@ -72,20 +72,14 @@ impl MockServer {
         let shared = Arc::new(Shared::new(config));
         let service = service::serve.with_state(shared.clone());
         let stopping = shared.stopping.subscribe();
-        let server = axum::serve(
-            Door(listener),
-            service.into_make_service_with_connect_info::<Wire>(),
-        )
-        .with_graceful_shutdown(reply::stopped(stopping));
+        let server =
+            axum::serve(Door(listener), service.into_make_service_with_connect_info::<Wire>())
+                .with_graceful_shutdown(reply::stopped(stopping));
         let task = tokio::spawn(async {
             // It ends without an error: accepting goes on after one.
             let _ = server.await;
         });
-        Ok(Self {
-            shared,
-            address,
-            task: Some(task),
-        })
+        Ok(Self { shared, address, task: Some(task) })
     }
 
     /// Returns the base URL, such as `http://127.0.0.1:8080`.

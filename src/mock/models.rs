@@ -75,28 +75,18 @@ impl Models {
         let size = match size {
             None | Some("" | "0") => 50,
             Some(text) => text.parse::<usize>().map_err(|_| {
-                invalid_argument(format!(
-                    "Invalid value at 'page_size' (TYPE_INT32), \"{text}\""
-                ))
+                invalid_argument(format!("Invalid value at 'page_size' (TYPE_INT32), \"{text}\""))
             })?,
         };
         let size = size.min(1000);
-        let start = token
-            .map_or(Some(0), read_token)
-            .filter(|&start| start <= self.0.len());
+        let start = token.map_or(Some(0), read_token).filter(|&start| start <= self.0.len());
         let Some(start) = start else {
             return Err(invalid_argument("Request contains an invalid argument."));
         };
         let end = (start + size).min(self.0.len());
         let next_page_token = (end < self.0.len()).then(|| format!("page-{end}"));
-        let models = self.0[start..end]
-            .iter()
-            .map(|name| Self::info(name))
-            .collect();
-        Ok(Page {
-            models,
-            next_page_token,
-        })
+        let models = self.0[start..end].iter().map(|name| Self::info(name)).collect();
+        Ok(Page { models, next_page_token })
     }
 }
 
@@ -125,9 +115,7 @@ mod tests {
         let models = Models::new(["a", "b", "c"].map(str::to_owned).to_vec());
         let first = models.page(Some("2"), None).unwrap();
         assert_eq!(first.models.len(), 2);
-        let second = models
-            .page(Some("2"), first.next_page_token.as_deref())
-            .unwrap();
+        let second = models.page(Some("2"), first.next_page_token.as_deref()).unwrap();
         assert_eq!((second.models.len(), second.next_page_token), (1, None));
         assert_eq!(models.page(None, None).unwrap().models.len(), 3);
         assert!(models.page(None, Some("page-9")).is_err());

@@ -123,30 +123,18 @@ impl Counters {
             // The real server names a short delay here too, though the day has long to go.
             let retry_ms = (limits.minute_ms - now.rem_euclid(limits.minute_ms))
                 .max(limits.minute_ms * 8 / 60);
-            found.push(Excess {
-                bound: Bound::RequestsPerDay,
-                limit,
-                retry_ms,
-            });
+            found.push(Excess { bound: Bound::RequestsPerDay, limit, retry_ms });
         }
         let count = self.recent.len() as u64;
         if let Some(limit) = rpm.filter(|&limit| count >= limit) {
             let over = usize::try_from(count - limit).unwrap_or(usize::MAX);
             let retry_ms = self.frees_in(limits, over, now);
-            found.push(Excess {
-                bound: Bound::RequestsPerMinute,
-                limit,
-                retry_ms,
-            });
+            found.push(Excess { bound: Bound::RequestsPerMinute, limit, retry_ms });
         }
         if let Some(limit) = tpm.filter(|&limit| self.tokens + tokens > limit) {
             let over = self.first_to_leave(self.tokens + tokens - limit);
             let retry_ms = self.frees_in(limits, over, now);
-            found.push(Excess {
-                bound: Bound::TokensPerMinute,
-                limit,
-                retry_ms,
-            });
+            found.push(Excess { bound: Bound::TokensPerMinute, limit, retry_ms });
         }
         found
     }
@@ -166,9 +154,7 @@ impl Counters {
         if limits.fixed() {
             return limits.minute_ms - now.rem_euclid(limits.minute_ms);
         }
-        self.recent
-            .get(index)
-            .map_or(limits.minute_ms, |&(at, _)| at + limits.minute_ms - now)
+        self.recent.get(index).map_or(limits.minute_ms, |&(at, _)| at + limits.minute_ms - now)
     }
 }
 
@@ -202,18 +188,11 @@ mod tests {
 
     #[test]
     fn a_rolling_minute_frees_one_request_at_a_time() {
-        let limits = limits(Quota {
-            rpm: Some(2),
-            ..Quota::default()
-        });
+        let limits = limits(Quota { rpm: Some(2), ..Quota::default() });
         let mut counters = Counters::default();
         assert_eq!(counters.take(&limits, 1, 0), []);
         assert_eq!(counters.take(&limits, 1, 10_000), []);
-        let excess = Excess {
-            bound: Bound::RequestsPerMinute,
-            limit: 2,
-            retry_ms: 40_000,
-        };
+        let excess = Excess { bound: Bound::RequestsPerMinute, limit: 2, retry_ms: 40_000 };
         assert_eq!(counters.take(&limits, 1, 20_000), [excess]);
         assert_eq!(counters.take(&limits, 1, 59_999).len(), 1);
         assert_eq!(counters.take(&limits, 1, 60_000), []);
@@ -224,19 +203,11 @@ mod tests {
     #[test]
     fn a_fixed_minute_frees_all_at_its_end() {
         let window = Some(WindowKind::Fixed);
-        let limits = limits(Quota {
-            rpm: Some(2),
-            window,
-            ..Quota::default()
-        });
+        let limits = limits(Quota { rpm: Some(2), window, ..Quota::default() });
         let mut counters = Counters::default();
         assert_eq!(counters.take(&limits, 1, 58_000), []);
         assert_eq!(counters.take(&limits, 1, 59_000), []);
-        let excess = Excess {
-            bound: Bound::RequestsPerMinute,
-            limit: 2,
-            retry_ms: 500,
-        };
+        let excess = Excess { bound: Bound::RequestsPerMinute, limit: 2, retry_ms: 500 };
         assert_eq!(counters.take(&limits, 1, 59_500), [excess]);
         assert_eq!(counters.take(&limits, 1, 60_000), []);
         assert_eq!(counters.take(&limits, 1, 60_001), []);
@@ -244,18 +215,11 @@ mod tests {
 
     #[test]
     fn tokens_wait_until_enough_of_them_leave() {
-        let limits = limits(Quota {
-            tpm: Some(100),
-            ..Quota::default()
-        });
+        let limits = limits(Quota { tpm: Some(100), ..Quota::default() });
         let mut counters = Counters::default();
         assert_eq!(counters.take(&limits, 40, 0), []);
         assert_eq!(counters.take(&limits, 50, 5_000), []);
-        let excess = Excess {
-            bound: Bound::TokensPerMinute,
-            limit: 100,
-            retry_ms: 55_000,
-        };
+        let excess = Excess { bound: Bound::TokensPerMinute, limit: 100, retry_ms: 55_000 };
         assert_eq!(counters.take(&limits, 60, 10_000), [excess]);
         assert_eq!(counters.take(&limits, 10, 10_000), []);
         assert_eq!(counters.take(&limits, 101, 200_000)[0].retry_ms, 60_000);
@@ -263,58 +227,28 @@ mod tests {
 
     #[test]
     fn a_day_ends_at_midnight_in_los_angeles() {
-        let limits = limits(Quota {
-            rpd: Some(1),
-            ..Quota::default()
-        });
+        let limits = limits(Quota { rpd: Some(1), ..Quota::default() });
         let mut counters = Counters::default();
         assert_eq!(counters.take(&limits, 1, at("2026-07-01T08:00:00Z")), []);
         let refused = counters.take(&limits, 1, at("2026-07-02T06:59:50Z"));
-        let excess = Excess {
-            bound: Bound::RequestsPerDay,
-            limit: 1,
-            retry_ms: 10_000,
-        };
-        assert_eq!(
-            refused,
-            [excess],
-            "a short delay, though the day is what is used up"
-        );
+        let excess = Excess { bound: Bound::RequestsPerDay, limit: 1, retry_ms: 10_000 };
+        assert_eq!(refused, [excess], "a short delay, though the day is what is used up");
         assert_eq!(counters.take(&limits, 1, at("2026-07-02T07:00:00Z")), []);
     }
 
     #[test]
     fn a_winter_day_ends_an_hour_later() {
-        assert_eq!(
-            next_midnight(at("2026-12-01T12:00:00Z")),
-            at("2026-12-02T08:00:00Z")
-        );
-        assert_eq!(
-            next_midnight(at("2026-11-01T07:30:00Z")),
-            at("2026-11-02T08:00:00Z")
-        );
+        assert_eq!(next_midnight(at("2026-12-01T12:00:00Z")), at("2026-12-02T08:00:00Z"));
+        assert_eq!(next_midnight(at("2026-11-01T07:30:00Z")), at("2026-11-02T08:00:00Z"));
     }
 
     #[test]
     fn refused_calls_count_only_when_asked() {
-        let config = Config {
-            count_refused: true,
-            ..Config::default()
-        };
-        let limits = Limits::new(
-            Quota {
-                rpm: Some(1),
-                ..Quota::default()
-            },
-            &config,
-        );
+        let config = Config { count_refused: true, ..Config::default() };
+        let limits = Limits::new(Quota { rpm: Some(1), ..Quota::default() }, &config);
         let mut counters = Counters::default();
         assert_eq!(counters.take(&limits, 1, 0), []);
         assert_eq!(counters.take(&limits, 1, 30_000).len(), 1);
-        assert_eq!(
-            counters.take(&limits, 1, 60_000).len(),
-            1,
-            "the refused one is still there"
-        );
+        assert_eq!(counters.take(&limits, 1, 60_000).len(), 1, "the refused one is still there");
     }
 }

@@ -32,27 +32,16 @@ impl Refusal<'_> {
         if self.detail == QuotaDetail::None {
             return bare();
         }
-        let longest = self
-            .excess
-            .iter()
-            .map(|excess| excess.retry_ms)
-            .max()
-            .unwrap_or(0)
-            .max(0);
+        let longest = self.excess.iter().map(|excess| excess.retry_ms).max().unwrap_or(0).max(0);
         let error = ApiError::new(429, "RESOURCE_EXHAUSTED", self.message(longest));
         if self.detail == QuotaDetail::MessageOnly {
             return error;
         }
         let link =
             json!({"description": "Learn more about Gemini API quotas", "url": DOCUMENTATION});
-        let violations: Vec<Value> = self
-            .excess
-            .iter()
-            .map(|excess| self.violation(*excess))
-            .collect();
-        let delay = self
-            .retry_delay
-            .map_or_else(|| short_delay(longest), str::to_owned);
+        let violations: Vec<Value> =
+            self.excess.iter().map(|excess| self.violation(*excess)).collect();
+        let delay = self.retry_delay.map_or_else(|| short_delay(longest), str::to_owned);
         error
             .with(json!({"@type": "type.googleapis.com/google.rpc.Help", "links": [link]}))
             .with(json!({
@@ -77,9 +66,7 @@ impl Refusal<'_> {
         };
         let lines: Vec<String> = self.excess.iter().map(line).collect();
         let lines = lines.concat();
-        let delay = self
-            .retry_delay
-            .map_or_else(|| long_delay(retry_ms), str::to_owned);
+        let delay = self.retry_delay.map_or_else(|| long_delay(retry_ms), str::to_owned);
         format!("{head}{lines}\nPlease retry in {delay}.")
     }
 
@@ -110,12 +97,7 @@ pub(super) fn retry_info(delay: &str) -> Value {
 
 /// Returns the limits of a project that has no quota for a model.
 pub(super) fn no_quota(retry_ms: i64) -> [Excess; 3] {
-    [
-        Bound::RequestsPerDay,
-        Bound::RequestsPerMinute,
-        Bound::TokensPerMinute,
-    ]
-    .map(|bound| Excess {
+    [Bound::RequestsPerDay, Bound::RequestsPerMinute, Bound::TokensPerMinute].map(|bound| Excess {
         bound,
         limit: 0,
         retry_ms,
@@ -137,14 +119,12 @@ fn names(bound: Bound, tier: Tier) -> (&'static str, &'static str) {
             "GenerateContentInputTokensPerModelPerMinute-FreeTier",
             "generate_content_free_tier_input_token_count",
         ),
-        (Bound::RequestsPerMinute, Tier::Paid) => (
-            "GenerateRequestsPerMinutePerProjectPerModel",
-            "generate_requests_per_model",
-        ),
-        (Bound::RequestsPerDay, Tier::Paid) => (
-            "GenerateRequestsPerDayPerProjectPerModel",
-            "generate_requests_per_model_per_day",
-        ),
+        (Bound::RequestsPerMinute, Tier::Paid) => {
+            ("GenerateRequestsPerMinutePerProjectPerModel", "generate_requests_per_model")
+        }
+        (Bound::RequestsPerDay, Tier::Paid) => {
+            ("GenerateRequestsPerDayPerProjectPerModel", "generate_requests_per_model_per_day")
+        }
         (Bound::TokensPerMinute, Tier::Paid) => (
             "GenerateContentPaidTierInputTokensPerModelPerMinute",
             "generate_content_paid_tier_input_token_count",
@@ -154,11 +134,7 @@ fn names(bound: Bound, tier: Tier) -> (&'static str, &'static str) {
 
 /// Returns the delay as `RetryInfo` has it: whole seconds, which are a little too short.
 fn short_delay(ms: i64) -> String {
-    if ms < 1000 {
-        format!("0.{ms:03}s")
-    } else {
-        format!("{}s", ms / 1000)
-    }
+    if ms < 1000 { format!("0.{ms:03}s") } else { format!("{}s", ms / 1000) }
 }
 
 /// Returns the delay as the message has it: to the nanosecond.
@@ -174,21 +150,11 @@ fn long_delay(ms: i64) -> String {
 mod tests {
     use super::*;
 
-    const DAY: Excess = Excess {
-        bound: Bound::RequestsPerDay,
-        limit: 20,
-        retry_ms: 36_429,
-    };
+    const DAY: Excess = Excess { bound: Bound::RequestsPerDay, limit: 20, retry_ms: 36_429 };
 
     fn refusal(excess: &[Excess]) -> Refusal<'_> {
         let (tier, detail) = (Tier::Free, QuotaDetail::Full);
-        Refusal {
-            excess,
-            tier,
-            model: "gemini-3.6-flash",
-            detail,
-            retry_delay: None,
-        }
+        Refusal { excess, tier, model: "gemini-3.6-flash", detail, retry_delay: None }
     }
 
     #[test]
@@ -213,35 +179,22 @@ mod tests {
         assert!(error.message.contains("limit: 0, model: gemini-3.6-flash"));
         let violations = error.details[1]["violations"].as_array().unwrap();
         assert_eq!(violations.len(), 3);
-        assert!(
-            violations
-                .iter()
-                .all(|violation| violation.get("quotaValue").is_none())
-        );
+        assert!(violations.iter().all(|violation| violation.get("quotaValue").is_none()));
     }
 
     #[test]
     fn details_can_be_left_out() {
-        let refusal = Refusal {
-            detail: QuotaDetail::MessageOnly,
-            ..refusal(&[DAY])
-        };
+        let refusal = Refusal { detail: QuotaDetail::MessageOnly, ..refusal(&[DAY]) };
         let error = refusal.error();
         assert!(error.details.is_empty());
         assert!(error.message.ends_with("\nPlease retry in 36.429760048s."));
-        let none = Refusal {
-            detail: QuotaDetail::None,
-            ..refusal
-        };
+        let none = Refusal { detail: QuotaDetail::None, ..refusal };
         assert_eq!(none.error(), bare());
     }
 
     #[test]
     fn a_delay_of_its_own_stands_in_both_places() {
-        let refusal = Refusal {
-            retry_delay: Some("1.5s"),
-            ..refusal(&[DAY])
-        };
+        let refusal = Refusal { retry_delay: Some("1.5s"), ..refusal(&[DAY]) };
         let error = refusal.error();
         assert!(error.message.ends_with("Please retry in 1.5s."));
         assert_eq!(error.details[2]["retryDelay"], "1.5s");
@@ -249,10 +202,7 @@ mod tests {
 
     #[test]
     fn short_delays_are_in_milliseconds() {
-        assert_eq!(
-            (short_delay(412), long_delay(412)),
-            ("0.412s".into(), "412.760048ms".into())
-        );
+        assert_eq!((short_delay(412), long_delay(412)), ("0.412s".into(), "412.760048ms".into()));
         assert_eq!(short_delay(1999), "1s");
     }
 }

@@ -46,15 +46,7 @@ pub(super) struct Reply {
 impl Reply {
     pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let (headers, body) = (Vec::new(), body.into());
-        Self {
-            status,
-            content_type,
-            body,
-            headers,
-            usable: false,
-            fault: None,
-            bytes: None,
-        }
+        Self { status, content_type, body, headers, usable: false, fault: None, bytes: None }
     }
 
     pub(super) fn error(error: &ApiError, pretty: bool) -> Self {
@@ -63,15 +55,9 @@ impl Reply {
 
     pub(super) fn answer(answer: &Answer, pretty: bool) -> Self {
         let usable = answer.candidates.iter().any(|candidate| {
-            candidate
-                .content
-                .as_ref()
-                .is_some_and(|content| !content.parts.is_empty())
+            candidate.content.as_ref().is_some_and(|content| !content.parts.is_empty())
         });
-        Self {
-            usable,
-            ..Self::new(200, JSON, error::to_json(answer, pretty))
-        }
+        Self { usable, ..Self::new(200, JSON, error::to_json(answer, pretty)) }
     }
 
     /// Returns the answer to a path that does not exist.
@@ -106,10 +92,9 @@ impl Reply {
                 (None, Body::empty())
             }
             Some(Fault::StallBefore) => (None, Body::empty()),
-            Some(Fault::ResetAfterHeaders) => (
-                Some(body.len() as u64),
-                Body::from_stream(reset_later(wire.clone())),
-            ),
+            Some(Fault::ResetAfterHeaders) => {
+                (Some(body.len() as u64), Body::from_stream(reset_later(wire.clone())))
+            }
             Some(Fault::CutBody) => (Some(body.len() as u64), Body::from_stream(then_fail(half))),
             Some(Fault::Stall) => {
                 let stalled = stalling(half, stopping.clone());
@@ -128,10 +113,7 @@ impl Reply {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         headers.insert(VARY, HeaderValue::from_static("Origin, X-Origin, Referer"));
-        headers.insert(
-            SERVER,
-            HeaderValue::from_static("scaffolding on HTTPServer2"),
-        );
+        headers.insert(SERVER, HeaderValue::from_static("scaffolding on HTTPServer2"));
         if let Some(length) = length {
             headers.insert(CONTENT_LENGTH, length.into());
         }
@@ -140,10 +122,9 @@ impl Reply {
         }
         for (name, value) in &self.headers {
             // A header that HTTP can't carry is left out.
-            if let (Ok(name), Ok(value)) = (
-                HeaderName::try_from(name.as_str()),
-                HeaderValue::try_from(value.as_str()),
-            ) {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()))
+            {
                 headers.insert(name, value);
             }
         }

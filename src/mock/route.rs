@@ -8,11 +8,7 @@ use axum::http::{Method, Uri};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     /// A method of a model.
-    Call {
-        version: &'a str,
-        model: &'a str,
-        method: ModelMethod,
-    },
+    Call { version: &'a str, model: &'a str, method: ModelMethod },
     /// The list of models.
     ModelList,
     /// One model.
@@ -63,27 +59,17 @@ impl<'a> Route<'a> {
         if rest == "models" && method == Method::GET {
             return Self::ModelList;
         }
-        let Some(name) = rest
-            .strip_prefix("models/")
-            .filter(|name| !name.contains('/'))
-        else {
+        let Some(name) = rest.strip_prefix("models/").filter(|name| !name.contains('/')) else {
             return Self::Unknown;
         };
         match name.split_once(':') {
-            None if method == Method::GET => Self::ModelInfo {
-                version,
-                model: name,
-            },
-            Some((model, "generateContent")) if method == Method::POST => Self::Call {
-                version,
-                model,
-                method: ModelMethod::GenerateContent,
-            },
-            Some((model, "countTokens")) if method == Method::POST => Self::Call {
-                version,
-                model,
-                method: ModelMethod::CountTokens,
-            },
+            None if method == Method::GET => Self::ModelInfo { version, model: name },
+            Some((model, "generateContent")) if method == Method::POST => {
+                Self::Call { version, model, method: ModelMethod::GenerateContent }
+            }
+            Some((model, "countTokens")) if method == Method::POST => {
+                Self::Call { version, model, method: ModelMethod::CountTokens }
+            }
             _ => Self::Unknown,
         }
     }
@@ -110,9 +96,7 @@ fn own_page(method: &Method, page: &str) -> Option<OwnPage> {
 /// Returns the value of `name` in the query, decoded.
 pub(super) fn query(uri: &Uri, name: &str) -> Option<String> {
     let pairs = uri.query()?.split('&');
-    let (_, value) = pairs
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name)?;
+    let (_, value) = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?;
     Some(percent_decoded(value))
 }
 
@@ -125,11 +109,7 @@ fn percent_decoded(text: &str) -> String {
             .then(|| text.get(index + 1..index + 3))
             .flatten()
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        out.push(code.unwrap_or(if bytes[index] == b'+' {
-            b' '
-        } else {
-            bytes[index]
-        }));
+        out.push(code.unwrap_or(if bytes[index] == b'+' { b' ' } else { bytes[index] }));
         index += if code.is_some() { 3 } else { 1 };
     }
     String::from_utf8_lossy(&out).into_owned()
@@ -146,25 +126,15 @@ mod tests {
         let method = ModelMethod::GenerateContent;
         assert_eq!(
             call("/v1beta/models/gemini-2.5-flash:generateContent"),
-            Route::Call {
-                version,
-                model,
-                method
-            }
+            Route::Call { version, model, method }
         );
-        assert_eq!(
-            call("/v1beta/models/models/x:generateContent"),
-            Route::Unknown
-        );
+        assert_eq!(call("/v1beta/models/models/x:generateContent"), Route::Unknown);
         assert_eq!(call("/v2/models/x:generateContent"), Route::Unknown);
         assert_eq!(call("/v1beta/models/x:fly"), Route::Unknown);
         assert_eq!(call("/__reset"), Route::Own(OwnPage::Reset));
         let get = |path| Route::of(&Method::GET, path);
         assert_eq!(get("/v1/models"), Route::ModelList);
-        assert_eq!(
-            get("/v1beta/models/gemini-2.5-flash"),
-            Route::ModelInfo { version, model }
-        );
+        assert_eq!(get("/v1beta/models/gemini-2.5-flash"), Route::ModelInfo { version, model });
         assert_eq!(get("/v1beta/models/x:generateContent"), Route::Unknown);
     }
 

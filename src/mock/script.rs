@@ -115,12 +115,7 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(rules: Vec<Rule>) -> Self {
-        Self {
-            rules: rules
-                .into_iter()
-                .map(|rule| (rule, Mutex::default()))
-                .collect(),
-        }
+        Self { rules: rules.into_iter().map(|rule| (rule, Mutex::default())).collect() }
     }
 
     /// Counts a call in each rule that looks at it, and returns the first rule that fires.
@@ -130,11 +125,7 @@ impl Script {
             if !rule.looks_at(seen) {
                 continue;
             }
-            let slot = if rule.per_prompt {
-                seen.prompt_number
-            } else {
-                0
-            };
+            let slot = if rule.per_prompt { seen.prompt_number } else { 0 };
             let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
             let number = counts.entry(slot).or_default();
             *number += 1;
@@ -148,10 +139,7 @@ impl Script {
     /// Sets all counts back.
     pub(super) fn reset(&self) {
         for (_, counts) in &self.rules {
-            counts
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            counts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 }
@@ -172,18 +160,13 @@ impl Rule {
         (self.method == MethodFilter::Any || self.method == seen.method)
             && same(&self.key, seen.key)
             && same(&self.model, seen.model)
-            && self
-                .prompt_contains
-                .as_deref()
-                .is_none_or(|text| seen.prompt.contains(text))
+            && self.prompt_contains.as_deref().is_none_or(|text| seen.prompt.contains(text))
     }
 
     fn picks(&self, number: u64, slot: u64) -> bool {
         self.nth.is_none_or(|nth| number == nth)
             && self.first.is_none_or(|first| number <= first)
-            && self
-                .every
-                .is_none_or(|every| number.checked_rem(every) == Some(0))
+            && self.every.is_none_or(|every| number.checked_rem(every) == Some(0))
             && self.probability.is_none_or(|share| {
                 unit(scramble(self.seed ^ slot.rotate_left(17) ^ (number << 1))) < share
             })
@@ -215,41 +198,21 @@ mod tests {
     fn seen(prompt: &str) -> Seen<'_> {
         let prompt_number = super::super::book::prompt_number(prompt, b"");
         let method = MethodFilter::GenerateContent;
-        Seen {
-            method,
-            key: "k1",
-            model: "m1",
-            prompt,
-            prompt_number,
-        }
+        Seen { method, key: "k1", model: "m1", prompt, prompt_number }
     }
 
     fn fired(script: &Script, prompt: &str, times: usize) -> Vec<bool> {
-        (0..times)
-            .map(|_| script.fires(&seen(prompt)).is_some())
-            .collect()
+        (0..times).map(|_| script.fires(&seen(prompt)).is_some()).collect()
     }
 
     #[test]
     fn counts_are_kept_for_all_calls_that_a_rule_looks_at() {
-        assert_eq!(
-            fired(&script(r#"[{"nth": 2}]"#), "a", 3),
-            [false, true, false]
-        );
-        assert_eq!(
-            fired(&script(r#"[{"first": 2}]"#), "a", 3),
-            [true, true, false]
-        );
-        assert_eq!(
-            fired(&script(r#"[{"every": 2}]"#), "a", 4),
-            [false, true, false, true]
-        );
+        assert_eq!(fired(&script(r#"[{"nth": 2}]"#), "a", 3), [false, true, false]);
+        assert_eq!(fired(&script(r#"[{"first": 2}]"#), "a", 3), [true, true, false]);
+        assert_eq!(fired(&script(r#"[{"every": 2}]"#), "a", 4), [false, true, false, true]);
         assert_eq!(fired(&script(r#"[{"every": 0}]"#), "a", 2), [false, false]);
         assert_eq!(fired(&script(r#"[{"key": "k2"}]"#), "a", 1), [false]);
-        assert_eq!(
-            fired(&script(r#"[{"prompt_contains": "b"}]"#), "abc", 1),
-            [true]
-        );
+        assert_eq!(fired(&script(r#"[{"prompt_contains": "b"}]"#), "abc", 1), [true]);
         assert_eq!(fired(&script(r#"[{"method": "models"}]"#), "a", 1), [false]);
     }
 
@@ -278,9 +241,6 @@ mod tests {
         assert_eq!(first, fired(&script(text), "a", 1000));
         let hits = first.iter().filter(|hit| **hit).count();
         assert!((250..350).contains(&hits), "{hits}");
-        assert_ne!(
-            first,
-            fired(&script(r#"[{"probability": 0.3, "seed": 8}]"#), "a", 1000)
-        );
+        assert_ne!(first, fired(&script(r#"[{"probability": 0.3, "seed": 8}]"#), "a", 1000));
     }
 }

@@ -12,37 +12,26 @@ pub(super) const INPUT_LIMIT: u64 = 1_048_576;
 /// What one image, clip or document counts; the real numbers depend on its size.
 const MEDIA_TOKENS: u64 = 258;
 /// Types of which the API says that it does not take them, though their family is known.
-const UNSUPPORTED: [&str; 5] = [
-    "image/tiff",
-    "image/svg+xml",
-    "image/x-icon",
-    "application/zip",
-    "application/octet-stream",
-];
+const UNSUPPORTED: [&str; 5] =
+    ["image/tiff", "image/svg+xml", "image/x-icon", "application/zip", "application/octet-stream"];
 
 /// Returns the member of an object that is called `name`, in either spelling.
 pub(super) fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
     let same = |key: &str| {
         let mut wanted = name.bytes();
-        key.bytes().filter(|&byte| byte != b'_').all(|byte| {
-            wanted
-                .next()
-                .is_some_and(|other| other.eq_ignore_ascii_case(&byte))
-        }) && wanted.next().is_none()
+        key.bytes()
+            .filter(|&byte| byte != b'_')
+            .all(|byte| wanted.next().is_some_and(|other| other.eq_ignore_ascii_case(&byte)))
+            && wanted.next().is_none()
     };
     let object = value.as_object()?;
-    let found = object
-        .iter()
-        .find(|(key, _)| same(key))
-        .map(|(_, value)| value);
+    let found = object.iter().find(|(key, _)| same(key)).map(|(_, value)| value);
     found.filter(|value| !value.is_null())
 }
 
 /// Returns the elements of a list member, none if it is missing.
 pub(super) fn members<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    member(value, name)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    member(value, name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// Returns a text member.
@@ -76,10 +65,7 @@ impl Facts {
     pub(super) fn of(request: &Value) -> Self {
         let mut facts = Self::default();
         let mut letters = 0;
-        for part in members(request, "contents")
-            .iter()
-            .flat_map(|it| members(it, "parts"))
-        {
+        for part in members(request, "contents").iter().flat_map(|it| members(it, "parts")) {
             if let Some(text) = text_member(part, "text") {
                 facts.prompt.push_str(text);
             }
@@ -90,10 +76,7 @@ impl Facts {
         }
         letters += facts.prompt.chars().count() as u64;
         facts.tokens.push(("TEXT", letters.div_ceil(4).max(1)));
-        for part in members(request, "contents")
-            .iter()
-            .flat_map(|it| members(it, "parts"))
-        {
+        for part in members(request, "contents").iter().flat_map(|it| members(it, "parts")) {
             let media = member(part, "inlineData").or_else(|| member(part, "fileData"));
             if let Some(media) = media {
                 facts.add(modality(text_member(media, "mimeType").unwrap_or_default()));
@@ -145,13 +128,8 @@ pub(super) fn refused(request: &Value, facts: &Facts) -> Option<ApiError> {
     if !lines.is_empty() {
         return Some(error::invalid_argument(lines.concat()));
     }
-    if !contents
-        .iter()
-        .all(|content| role_is_known(text_member(content, "role")))
-    {
-        return Some(error::invalid_argument(
-            "Please use a valid role: user, model.",
-        ));
+    if !contents.iter().all(|content| role_is_known(text_member(content, "role"))) {
+        return Some(error::invalid_argument("Please use a valid role: user, model."));
     }
     if member(request, "cachedContent").is_some() {
         let message = "CachedContent not found (or permission denied)";
@@ -172,9 +150,7 @@ pub(super) fn too_long(tokens: u64) -> ApiError {
 }
 
 fn parts(request: &Value) -> impl Iterator<Item = &Value> {
-    members(request, "contents")
-        .iter()
-        .flat_map(|content| members(content, "parts"))
+    members(request, "contents").iter().flat_map(|content| members(content, "parts"))
 }
 
 fn role_is_known(role: Option<&str>) -> bool {
@@ -217,15 +193,12 @@ fn setting_faults(request: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for (camel, snake, most) in [("temperature", "temperature", 2.0), ("topP", "top_p", 1.0)] {
         if float_member(config, camel).is_some_and(|value| !(0.0..=most).contains(&value)) {
-            lines.push(format!(
-                "{place}.{snake}: {snake} must be in the range [0.0, {most:.1}].\n"
-            ));
+            lines
+                .push(format!("{place}.{snake}: {snake} must be in the range [0.0, {most:.1}].\n"));
         }
     }
     if members(config, "stopSequences").len() > 5 {
-        lines.push(format!(
-            "{place}.stop_sequences: at most 5 stop sequences are allowed.\n"
-        ));
+        lines.push(format!("{place}.stop_sequences: at most 5 stop sequences are allowed.\n"));
     }
     if member(config, "responseSchema").is_some() && member(config, "responseJsonSchema").is_some()
     {
@@ -241,9 +214,7 @@ fn media_fault(part: &Value) -> Option<ApiError> {
     let media = member(part, "inlineData").or_else(|| member(part, "fileData"))?;
     let mime_type = text_member(media, "mimeType").unwrap_or_default();
     if UNSUPPORTED.contains(&mime_type) {
-        return Some(error::invalid_argument(format!(
-            "Unsupported MIME type: {mime_type}"
-        )));
+        return Some(error::invalid_argument(format!("Unsupported MIME type: {mime_type}")));
     }
     let uri = text_member(media, "fileUri")?;
     // Nothing can be uploaded here yet, so no file is this caller's.
@@ -303,15 +274,8 @@ mod tests {
             "Please use a valid role: user, model."
         );
         let hot = json!({"contents": [{"parts": [{"text": "a"}]}], "generationConfig": {"temperature": 3}});
-        assert!(
-            message(&hot)
-                .unwrap()
-                .contains("must be in the range [0.0, 2.0]")
-        );
-        assert_eq!(
-            message(&json!({"contents": [{"parts": [{"text": "a"}]}]})),
-            None
-        );
+        assert!(message(&hot).unwrap().contains("must be in the range [0.0, 2.0]"));
+        assert_eq!(message(&json!({"contents": [{"parts": [{"text": "a"}]}]})), None);
     }
 
     #[test]
@@ -324,10 +288,7 @@ mod tests {
             "You do not have permission to access the File abc or it may not exist."
         );
         let plain = message(&with("http://example.org/a.mp4")).unwrap();
-        assert_eq!(
-            plain,
-            "Invalid or unsupported file uri: http://example.org/a.mp4"
-        );
+        assert_eq!(plain, "Invalid or unsupported file uri: http://example.org/a.mp4");
         assert_eq!(message(&with("https://example.org/files/a.mp4")), None);
     }
 }

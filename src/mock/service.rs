@@ -62,9 +62,7 @@ impl Gate {
     /// Lets `count` calls pass, or from now on all.
     pub(super) fn release(&self, count: Option<usize>) {
         match count {
-            Some(count) => self
-                .now()
-                .add_permits(count.min(Semaphore::MAX_PERMITS / 2)),
+            Some(count) => self.now().add_permits(count.min(Semaphore::MAX_PERMITS / 2)),
             None => self.now().close(),
         }
     }
@@ -82,10 +80,7 @@ impl Gate {
     }
 
     fn now(&self) -> Arc<Semaphore> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -150,26 +145,13 @@ async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) ->
     };
     let key = sent_key(parts);
     let (uri, path) = (&parts.uri, parts.uri.path());
-    let call = Call {
-        route,
-        uri,
-        key,
-        at_ms,
-        body: received.as_ref().map_err(|&large| large),
-    };
+    let call = Call { route, uri, key, at_ms, body: received.as_ref().map_err(|&large| large) };
     let reading = call.read();
     let key = call.key.as_deref().unwrap_or_default();
     let (model, prompt) = (route.model(), reading.facts.prompt.as_str());
     let nothing = Bytes::new();
     let body = received.as_ref().unwrap_or(&nothing);
-    let entry = shared.book.arrived(&Arrival {
-        at_ms,
-        key,
-        model,
-        path,
-        prompt,
-        body,
-    });
+    let entry = shared.book.arrived(&Arrival { at_ms, key, model, path, prompt, body });
     flight.entry = Some(entry);
     let verdict = shared.judge.decide(&call, &reading);
     let reply = carry_out(shared, verdict).await;
@@ -183,11 +165,7 @@ async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) ->
 
 /// Waits as the verdict says, and returns its reply; a reset if the stand-in stops first.
 async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
-    let Verdict {
-        hold,
-        delay_ms,
-        mut reply,
-    } = verdict;
+    let Verdict { hold, delay_ms, mut reply } = verdict;
     let mut goes_on = true;
     if hold {
         let _held = Held::new(&shared.book);
@@ -211,13 +189,8 @@ async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
 }
 
 fn sent_key(parts: &Parts) -> Option<Cow<'_, str>> {
-    let header = parts
-        .headers
-        .get("x-goog-api-key")
-        .and_then(|value| value.to_str().ok());
-    header
-        .map(Cow::Borrowed)
-        .or_else(|| query(&parts.uri, "key").map(Cow::Owned))
+    let header = parts.headers.get("x-goog-api-key").and_then(|value| value.to_str().ok());
+    header.map(Cow::Borrowed).or_else(|| query(&parts.uri, "key").map(Cow::Owned))
 }
 
 /// Reads a body to its end, keeping no more than `limit`; nothing if the client broke off.
@@ -229,11 +202,7 @@ async fn receive(body: Body, limit: u64) -> Option<Result<Bytes, TooLarge>> {
     let first = first.ok()?;
     let mut length = first.len() as u64;
     let Some(second) = stream.next().await else {
-        return Some(if length > limit {
-            Err(TooLarge)
-        } else {
-            Ok(first)
-        });
+        return Some(if length > limit { Err(TooLarge) } else { Ok(first) });
     };
     let mut all = first.to_vec();
     let mut next = Some(second);
@@ -245,11 +214,7 @@ async fn receive(body: Body, limit: u64) -> Option<Result<Bytes, TooLarge>> {
         }
         next = stream.next().await;
     }
-    Some(if length > limit {
-        Err(TooLarge)
-    } else {
-        Ok(all.into())
-    })
+    Some(if length > limit { Err(TooLarge) } else { Ok(all.into()) })
 }
 
 async fn own(shared: &Shared, page: OwnPage, parts: &Parts, body: Body) -> Reply {
@@ -261,10 +226,7 @@ async fn own(shared: &Shared, page: OwnPage, parts: &Parts, body: Body) -> Reply
             json(&json!({}))
         }
         OwnPage::Release => {
-            let body = receive(body, 1024)
-                .await
-                .and_then(Result::ok)
-                .unwrap_or_default();
+            let body = receive(body, 1024).await.and_then(Result::ok).unwrap_or_default();
             let told: Value = serde_json::from_slice(&body).unwrap_or_default();
             let count = query(&parts.uri, "n").and_then(|text| text.parse().ok());
             let count = count.or_else(|| told["n"].as_u64()?.try_into().ok());
@@ -276,10 +238,7 @@ async fn own(shared: &Shared, page: OwnPage, parts: &Parts, body: Body) -> Reply
             let wanted = [number("requests"), number("answered"), number("held")];
             let enough = |stats: &Stats| {
                 let counts = [stats.requests, stats.answered, stats.held];
-                wanted
-                    .iter()
-                    .zip(counts)
-                    .all(|(wanted, count)| wanted.is_none_or(|it| count >= it))
+                wanted.iter().zip(counts).all(|(wanted, count)| wanted.is_none_or(|it| count >= it))
             };
             let limit = Duration::from_millis(number("timeout_ms").unwrap_or(30_000));
             let waiting = tokio::time::timeout(limit, shared.book.wait_until(enough));

@@ -27,12 +27,7 @@ const PART_DATA: [&str; 9] = [
 
 /// Parses a body and returns it, or what the API would refuse in it as a `message`.
 pub(super) fn read(message: &'static str, body: &[u8]) -> Result<Value, Vec<Finding>> {
-    let top = |text: &str| {
-        vec![Finding {
-            field: String::new(),
-            description: text.to_owned(),
-        }]
-    };
+    let top = |text: &str| vec![Finding { field: String::new(), description: text.to_owned() }];
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Object(Map::new()));
     }
@@ -42,16 +37,9 @@ pub(super) fn read(message: &'static str, body: &[u8]) -> Result<Value, Vec<Find
             "Invalid JSON payload received. Unknown name \"\": Root element must be a message.",
         ));
     };
-    let mut found: Vec<Finding> = schema::check(message, &document)
-        .iter()
-        .map(describe)
-        .collect();
+    let mut found: Vec<Finding> = schema::check(message, &document).iter().map(describe).collect();
     walk_message(message, object, &Place::TOP, &mut found);
-    if found.is_empty() {
-        Ok(document)
-    } else {
-        Err(found)
-    }
+    if found.is_empty() { Ok(document) } else { Err(found) }
 }
 
 fn syntax(error: &serde_json::Error) -> String {
@@ -74,11 +62,7 @@ fn syntax(error: &serde_json::Error) -> String {
 
 fn describe(violation: &Violation) -> Finding {
     let field = violation.path.clone();
-    let place = if field.is_empty() {
-        String::new()
-    } else {
-        format!(" at '{field}'")
-    };
+    let place = if field.is_empty() { String::new() } else { format!(" at '{field}'") };
     let unknown = |name: &str, why: &str| {
         let name = Value::from(name);
         format!("Invalid JSON payload received. Unknown name {name}{place}: {why}")
@@ -147,9 +131,9 @@ fn enum_name(field: &str) -> String {
 
 fn upper_first(word: &str) -> String {
     let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| {
-        first.to_ascii_uppercase().to_string() + letters.as_str()
-    })
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
 }
 
 /// A place in the document, spelled out only when it is needed.
@@ -166,10 +150,7 @@ enum Step<'a> {
 }
 
 impl Place<'_> {
-    const TOP: Place<'static> = Place {
-        parent: None,
-        step: Step::Top,
-    };
+    const TOP: Place<'static> = Place { parent: None, step: Step::Top };
 }
 
 impl fmt::Display for Place<'_> {
@@ -180,9 +161,7 @@ impl fmt::Display for Place<'_> {
         match self.step {
             Step::Top => Ok(()),
             Step::Field(name) => {
-                let inner = self
-                    .parent
-                    .is_some_and(|parent| !matches!(parent.step, Step::Top));
+                let inner = self.parent.is_some_and(|parent| !matches!(parent.step, Step::Top));
                 let dot = if inner { "." } else { "" };
                 write!(out, "{dot}{}", snake_case(name))
             }
@@ -212,24 +191,15 @@ fn walk_message(
                     "Invalid value at '{place}' (oneof), oneof field 'data' is already set. \
                      Cannot set '{written}'"
                 );
-                found.push(Finding {
-                    field: place.to_string(),
-                    description,
-                });
+                found.push(Finding { field: place.to_string(), description });
             }
             data = Some(field.name);
         }
-        let here = Place {
-            parent: Some(place),
-            step: Step::Field(field.name),
-        };
+        let here = Place { parent: Some(place), step: Step::Field(field.name) };
         match value {
             Value::Array(items) if field.repeated => {
                 for (index, item) in items.iter().enumerate() {
-                    let item_place = Place {
-                        parent: Some(&here),
-                        step: Step::Item(index),
-                    };
+                    let item_place = Place { parent: Some(&here), step: Step::Item(index) };
                     walk_value(field, &field.kind, item, &item_place, found);
                 }
             }
@@ -251,10 +221,7 @@ fn walk_value(
         }
         (Kind::Map(inner), Value::Object(object)) => {
             for (index, value) in object.values().enumerate() {
-                let entry = Place {
-                    parent: Some(place),
-                    step: Step::Entry(index),
-                };
+                let entry = Place { parent: Some(place), step: Step::Entry(index) };
                 walk_value(field, inner, value, &entry, found);
             }
             return;
@@ -276,10 +243,7 @@ fn walk_value(
     if let Some(problem) = problem {
         let kind = type_name(kind, &snake_case(field.name));
         let description = format!("Invalid value at '{place}' ({kind}), {problem}");
-        found.push(Finding {
-            field: place.to_string(),
-            description,
-        });
+        found.push(Finding { field: place.to_string(), description });
     }
 }
 
@@ -298,9 +262,7 @@ fn is_base64(text: &str) -> bool {
 
 fn is_duration(text: &str) -> bool {
     text.strip_suffix('s').is_some_and(|number| {
-        number
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'))
+        number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'))
             && number.parse::<f64>().is_ok()
     })
 }
@@ -312,10 +274,7 @@ mod tests {
     fn refused(body: &str) -> Vec<String> {
         match read("GenerateContentRequest", body.as_bytes()) {
             Ok(_) => Vec::new(),
-            Err(found) => found
-                .into_iter()
-                .map(|finding| finding.description)
-                .collect(),
+            Err(found) => found.into_iter().map(|finding| finding.description).collect(),
         }
     }
 
@@ -357,10 +316,8 @@ mod tests {
     fn a_list_for_one_value_is_refused() {
         assert_eq!(
             refused(r#"{"system_instruction": [{"parts": []}]}"#),
-            [
-                "Invalid JSON payload received. Unknown name \"system_instruction\": Proto field is \
-              not repeating, cannot start list."
-            ]
+            ["Invalid JSON payload received. Unknown name \"system_instruction\": Proto field is \
+              not repeating, cannot start list."]
         );
     }
 

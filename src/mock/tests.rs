@@ -16,15 +16,9 @@ async fn start(config: &Value) -> MockServer {
 }
 
 fn client() -> Client {
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok();
+    rustls::crypto::ring::default_provider().install_default().ok();
     let redirects = reqwest::redirect::Policy::none();
-    Client::builder()
-        .no_proxy()
-        .redirect(redirects)
-        .build()
-        .unwrap()
+    Client::builder().no_proxy().redirect(redirects).build().unwrap()
 }
 
 fn prompt(text: &str) -> String {
@@ -37,35 +31,21 @@ async fn post(
     path: &str,
     body: String,
 ) -> reqwest::Result<Response> {
-    let request = client()
-        .post(server.url() + path)
-        .header("x-goog-api-key", key);
-    request
-        .header("content-type", "application/json")
-        .body(body)
-        .send()
-        .await
+    let request = client().post(server.url() + path).header("x-goog-api-key", key);
+    request.header("content-type", "application/json").body(body).send().await
 }
 
 async fn ask(server: &MockServer, key: &str, text: &str) -> (u16, Value) {
     let response = post(server, key, PATH, prompt(text)).await.unwrap();
     let status = response.status().as_u16();
-    (
-        status,
-        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default(),
-    )
+    (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default())
 }
 
 async fn get(server: &MockServer, path: &str) -> (u16, Value) {
-    let request = client()
-        .get(server.url() + path)
-        .header("x-goog-api-key", "k1");
+    let request = client().get(server.url() + path).header("x-goog-api-key", "k1");
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    (
-        status,
-        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default(),
-    )
+    (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default())
 }
 
 /// Returns whether an error comes from a TCP reset.
@@ -83,26 +63,16 @@ fn message(body: &Value) -> &str {
 #[tokio::test]
 async fn a_prompt_is_answered_as_by_the_real_one() {
     let server = start(&json!({})).await;
-    let response = post(&server, "k1", PATH, prompt("What is the capital of Italy?"))
-        .await
-        .unwrap();
+    let response =
+        post(&server, "k1", PATH, prompt("What is the capital of Italy?")).await.unwrap();
     assert_eq!(response.status(), 200);
-    assert_eq!(
-        response.headers()["content-type"],
-        "application/json; charset=UTF-8"
-    );
+    assert_eq!(response.headers()["content-type"], "application/json; charset=UTF-8");
     let text = String::from_utf8(response.bytes().await.unwrap().to_vec()).unwrap();
-    assert!(
-        text.starts_with("{\n  \"candidates\": [\n    {\n      \"content\": {"),
-        "{text}"
-    );
+    assert!(text.starts_with("{\n  \"candidates\": [\n    {\n      \"content\": {"), "{text}");
     assert!(text.contains("The capital of Italy is Rome."), "{text}");
     let seen = server.requests();
     assert_eq!(&*seen[0].prompt, "What is the capital of Italy?");
-    assert_eq!(
-        (&*seen[0].key, &*seen[0].model, seen[0].status),
-        ("k1", "gemini-2.5-flash", 200)
-    );
+    assert_eq!((&*seen[0].key, &*seen[0].model, seen[0].status), ("k1", "gemini-2.5-flash", 200));
     assert_eq!(server.key_stats()["k1"].answered, 1);
     server.stop().await;
 }
@@ -118,26 +88,11 @@ async fn the_checks_come_in_the_real_order() {
     };
     let gone = "/v1beta/models/gemini-1.0-pro:generateContent";
     assert_eq!(at("bad", gone, r#"{"foo": 1}"#).await.0, 400);
-    assert!(
-        at("bad", gone, r#"{"foo": 1}"#)
-            .await
-            .1
-            .contains("Unknown name \"foo\"")
-    );
-    assert!(
-        at("bad", gone, "{}")
-            .await
-            .1
-            .starts_with("API key not valid")
-    );
+    assert!(at("bad", gone, r#"{"foo": 1}"#).await.1.contains("Unknown name \"foo\""));
+    assert!(at("bad", gone, "{}").await.1.starts_with("API key not valid"));
     assert_eq!(at("", gone, "{}").await.0, 403);
     assert_eq!(at("k1", gone, "{}").await.0, 404);
-    assert!(
-        at("k1", PATH, "{}")
-            .await
-            .1
-            .contains("contents is not specified")
-    );
+    assert!(at("k1", PATH, "{}").await.1.contains("contents is not specified"));
     assert_eq!(at("k1", PATH, &prompt("hi")).await.0, 200);
 }
 
@@ -155,13 +110,7 @@ async fn a_quota_is_kept_for_each_key_and_model() {
     assert!(details[2]["retryDelay"].as_str().unwrap().ends_with('s'));
     assert_eq!(ask(&server, "k2", "b").await.0, 200);
     let other = "/v1beta/models/gemini-2.5-pro:generateContent";
-    assert_eq!(
-        post(&server, "k1", other, prompt("b"))
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(post(&server, "k1", other, prompt("b")).await.unwrap().status(), 200);
     let counts = server.stats();
     assert_eq!(counts.by_status[&429], 1);
     assert_eq!(counts.by_key[&fingerprint("k1")].rate_limited, 1);
@@ -170,28 +119,19 @@ async fn a_quota_is_kept_for_each_key_and_model() {
 #[tokio::test]
 async fn a_connection_breaks_where_the_script_says() {
     let faults = ["reset_before", "reset_after_headers", "cut_body"];
-    let rules: Vec<Value> = faults
-        .iter()
-        .map(|fault| json!({"prompt_contains": fault, "fault": fault}))
-        .collect();
+    let rules: Vec<Value> =
+        faults.iter().map(|fault| json!({"prompt_contains": fault, "fault": fault})).collect();
     let server = start(&json!({"script": rules})).await;
     let error = post(&server, "k1", PATH, prompt("reset_before")).await;
     assert!(is_reset(&error.unwrap_err()));
     for (fault, reset) in [("reset_after_headers", true), ("cut_body", false)] {
         let response = post(&server, "k1", PATH, prompt(fault)).await.unwrap();
         assert_eq!(response.status(), 200);
-        assert_eq!(
-            is_reset(&response.bytes().await.unwrap_err()),
-            reset,
-            "{fault}"
-        );
+        assert_eq!(is_reset(&response.bytes().await.unwrap_err()), reset, "{fault}");
     }
     assert_eq!(ask(&server, "k1", "fine").await.0, 200);
     let stats = server.stats();
-    assert_eq!(
-        (stats.requests, stats.answered, stats.unanswered),
-        (4, 1, 1)
-    );
+    assert_eq!((stats.requests, stats.answered, stats.unanswered), (4, 1, 1));
 }
 
 #[tokio::test]
@@ -208,9 +148,7 @@ async fn a_stalled_answer_ends_when_the_server_stops() {
 
 async fn server_and_answer(server: MockServer) {
     let sending = tokio::spawn({
-        let request = client()
-            .post(server.url() + PATH)
-            .header("x-goog-api-key", "k1");
+        let request = client().post(server.url() + PATH).header("x-goog-api-key", "k1");
         request.body(prompt("none")).send()
     });
     server.wait_until(|stats| stats.requests == 2).await;
@@ -223,22 +161,14 @@ async fn held_calls_pass_when_they_are_released() {
     let server = start(&json!({"script": [{"hold": true}]})).await;
     let sending: Vec<_> = ["a", "b", "c"]
         .map(|text| {
-            let request = client()
-                .post(server.url() + PATH)
-                .header("x-goog-api-key", "k1");
+            let request = client().post(server.url() + PATH).header("x-goog-api-key", "k1");
             tokio::spawn(request.body(prompt(text)).send())
         })
         .into();
     assert_eq!(get(&server, "/__wait?held=3").await.1["held"], 3);
-    let release = client()
-        .post(server.url() + "/__release?n=2")
-        .send()
-        .await
-        .unwrap();
+    let release = client().post(server.url() + "/__release?n=2").send().await.unwrap();
     assert_eq!(release.status(), 200);
-    server
-        .wait_until(|stats| stats.answered == 2 && stats.held == 1)
-        .await;
+    server.wait_until(|stats| stats.answered == 2 && stats.held == 1).await;
     assert_eq!(server.stats().peak_in_flight, 3);
     server.release(None);
     for sent in sending {
@@ -250,15 +180,11 @@ async fn held_calls_pass_when_they_are_released() {
 #[tokio::test]
 async fn a_client_that_gives_up_is_counted() {
     let server = start(&json!({"script": [{"hold": true}]})).await;
-    let request = client()
-        .post(server.url() + PATH)
-        .header("x-goog-api-key", "k1");
+    let request = client().post(server.url() + PATH).header("x-goog-api-key", "k1");
     let sending = tokio::spawn(request.body(prompt("a")).send());
     server.wait_until(|stats| stats.held == 1).await;
     sending.abort();
-    server
-        .wait_until(|stats| stats.unanswered == 1 && stats.in_flight == 0)
-        .await;
+    server.wait_until(|stats| stats.unanswered == 1 && stats.in_flight == 0).await;
 }
 
 #[tokio::test]
@@ -274,27 +200,16 @@ async fn rules_set_status_text_body_and_headers() {
     .await;
     let response = post(&server, "k1", PATH, prompt("status")).await.unwrap();
     assert_eq!(
-        (
-            response.status().as_u16(),
-            &response.headers()["retry-after"]
-        ),
+        (response.status().as_u16(), &response.headers()["retry-after"]),
         (503, &"7".parse().unwrap())
     );
     let (_, body) = ask(&server, "k1", "text").await;
-    assert_eq!(
-        body["candidates"][0]["content"]["parts"][0]["text"],
-        "Forty-two."
-    );
-    assert_eq!(
-        ask(&server, "k1", "body").await,
-        (418, json!({"tea": true}))
-    );
+    assert_eq!(body["candidates"][0]["content"]["parts"][0]["text"], "Forty-two.");
+    assert_eq!(ask(&server, "k1", "body").await, (418, json!({"tea": true})));
     assert!(message(&ask(&server, "secret-key", "echo").await.1).contains("secret-key"));
     assert_eq!(ask(&server, "k1", "away").await.0, 302);
     let (_, body) = ask(&server, "k1", "huge").await;
-    let text = body["candidates"][0]["content"]["parts"][0]["text"]
-        .as_str()
-        .unwrap();
+    let text = body["candidates"][0]["content"]["parts"][0]["text"].as_str().unwrap();
     assert_eq!(text.len(), 200_000);
 }
 
@@ -329,10 +244,7 @@ async fn a_request_over_the_limit_is_refused_whole() {
     let server = start(&json!({"max_body_bytes": 1000})).await;
     let (status, body) = ask(&server, "k1", &"x".repeat(500_000)).await;
     assert_eq!(status, 400);
-    assert_eq!(
-        message(&body),
-        "Request payload size exceeds the limit: 1000 bytes."
-    );
+    assert_eq!(message(&body), "Request payload size exceeds the limit: 1000 bytes.");
 }
 
 #[tokio::test]
@@ -350,11 +262,7 @@ async fn a_reset_forgets_everything() {
     let server = start(&json!({"quota": {"rpm": 1}, "script": [{"nth": 1, "status": 503}]})).await;
     assert_eq!(ask(&server, "k1", "a").await.0, 503);
     assert_eq!(ask(&server, "k1", "a").await.0, 429);
-    client()
-        .post(server.url() + "/__reset")
-        .send()
-        .await
-        .unwrap();
+    client().post(server.url() + "/__reset").send().await.unwrap();
     assert_eq!(server.stats(), Stats::default());
     assert_eq!(ask(&server, "k1", "a").await.0, 503);
 }
@@ -362,11 +270,8 @@ async fn a_reset_forgets_everything() {
 #[test]
 fn the_examples_of_the_manual_are_valid() {
     let manual = include_str!("../../docs/MOCK.md");
-    let examples: Vec<&str> = manual
-        .split("```json\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .collect();
+    let examples: Vec<&str> =
+        manual.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(examples.len(), 2);
     for example in examples {
         Config::from_json(example).unwrap();

@@ -53,11 +53,7 @@ pub(super) struct Verdict {
 
 impl From<Reply> for Verdict {
     fn from(reply: Reply) -> Self {
-        Self {
-            hold: false,
-            delay_ms: 0,
-            reply,
-        }
+        Self { hold: false, delay_ms: 0, reply }
     }
 }
 
@@ -72,31 +68,18 @@ impl Call<'_> {
     /// Reads the body.
     pub(super) fn read(&self) -> Reading {
         let message = match self.route {
-            Route::Call {
-                method: ModelMethod::CountTokens,
-                ..
-            } => "CountTokensRequest",
-            Route::Call {
-                method: ModelMethod::GenerateContent,
-                ..
-            } => "GenerateContentRequest",
+            Route::Call { method: ModelMethod::CountTokens, .. } => "CountTokensRequest",
+            Route::Call { method: ModelMethod::GenerateContent, .. } => "GenerateContentRequest",
             _ => "",
         };
         let document = match self.body {
             Ok(body) if !message.is_empty() => strict::read(message, body),
             _ => Ok(Value::Null),
         };
-        let facts = document
-            .as_ref()
-            .map(|value| Facts::of(request_in(value)))
-            .unwrap_or_default();
+        let facts = document.as_ref().map(|value| Facts::of(request_in(value))).unwrap_or_default();
         let body: &[u8] = self.body.map_or(b"", |body| body);
         let prompt_number = super::book::prompt_number(&facts.prompt, body);
-        Reading {
-            document,
-            facts,
-            prompt_number,
-        }
+        Reading { document, facts, prompt_number }
     }
 
     fn pretty(&self) -> bool {
@@ -106,14 +89,10 @@ impl Call<'_> {
 
     fn method_filter(&self) -> MethodFilter {
         match self.route {
-            Route::Call {
-                method: ModelMethod::GenerateContent,
-                ..
-            } => MethodFilter::GenerateContent,
-            Route::Call {
-                method: ModelMethod::CountTokens,
-                ..
-            } => MethodFilter::CountTokens,
+            Route::Call { method: ModelMethod::GenerateContent, .. } => {
+                MethodFilter::GenerateContent
+            }
+            Route::Call { method: ModelMethod::CountTokens, .. } => MethodFilter::CountTokens,
             Route::ModelList | Route::ModelInfo { .. } => MethodFilter::Models,
             Route::Own(_) | Route::Unknown => MethodFilter::Any,
         }
@@ -193,21 +172,13 @@ impl Judge {
         serial: u64,
     ) -> Context<'a> {
         let (version, method) = match call.route {
-            Route::Call {
-                version, method, ..
-            } => (version, method.as_str()),
+            Route::Call { version, method, .. } => (version, method.as_str()),
             Route::ModelInfo { version, .. } => (version, "getModel"),
             Route::ModelList | Route::Own(_) | Route::Unknown => ("v1beta", "listModels"),
         };
         let (facts, model) = (&reading.facts, call.route.model());
         Context {
-            question: Question {
-                request,
-                facts,
-                model,
-                text: None,
-                serial,
-            },
+            question: Question { request, facts, model, text: None, serial },
             key: secret,
             project: key.project_number(),
             tier: key.tier(),
@@ -245,23 +216,16 @@ impl Judge {
             return None;
         }
         let (tier, detail) = (context.tier, self.config.quota_detail);
-        let refusal = Refusal {
-            excess: &excess,
-            tier,
-            model,
-            detail,
-            retry_delay: None,
-        };
+        let refusal = Refusal { excess: &excess, tier, model, detail, retry_delay: None };
         Some(Reply::error(&refusal.error(), context.pretty))
     }
 
     fn scripted(&self, call: &Call<'_>, reading: &Reading, context: &Context<'_>) -> Verdict {
         let latency = super::script::scramble(context.question.serial);
         let delay_ms = match call.route {
-            Route::Call {
-                method: ModelMethod::GenerateContent,
-                ..
-            } => self.config.latency_ms.pick(latency),
+            Route::Call { method: ModelMethod::GenerateContent, .. } => {
+                self.config.latency_ms.pick(latency)
+            }
             _ => 0,
         };
         let seen = Seen {
@@ -272,42 +236,27 @@ impl Judge {
             prompt_number: reading.prompt_number,
         };
         let Some(rule) = self.script.fires(&seen) else {
-            return Verdict {
-                hold: false,
-                delay_ms,
-                reply: self.usual(call, context),
-            };
+            return Verdict { hold: false, delay_ms, reply: self.usual(call, context) };
         };
         let reply = if rule.only_waits() {
             self.usual(call, context)
         } else {
             self.ruled(rule, call, context)
         };
-        Verdict {
-            hold: rule.hold,
-            delay_ms: delay_ms + rule.delay_ms,
-            reply,
-        }
+        Verdict { hold: rule.hold, delay_ms: delay_ms + rule.delay_ms, reply }
     }
 
     /// Returns the answer of a call that nothing is wrong with.
     fn usual(&self, call: &Call<'_>, context: &Context<'_>) -> Reply {
         let json = |body| Reply::new(200, JSON, body);
         match call.route {
-            Route::Call {
-                method: ModelMethod::GenerateContent,
-                ..
-            } => Reply::answer(&context.question.answer(), context.pretty),
-            Route::Call {
-                method: ModelMethod::CountTokens,
-                ..
-            } => {
+            Route::Call { method: ModelMethod::GenerateContent, .. } => {
+                Reply::answer(&context.question.answer(), context.pretty)
+            }
+            Route::Call { method: ModelMethod::CountTokens, .. } => {
                 let facts = context.question.facts;
                 let (total_tokens, prompt_tokens_details) = (facts.total(), details(facts));
-                let total = TokenTotal {
-                    total_tokens,
-                    prompt_tokens_details,
-                };
+                let total = TokenTotal { total_tokens, prompt_tokens_details };
                 json(error::to_json(&total, context.pretty))
             }
             Route::ModelList => {
@@ -327,21 +276,11 @@ impl Judge {
 
     /// Returns the answer that a rule gives.
     fn ruled(&self, rule: &Rule, call: &Call<'_>, context: &Context<'_>) -> Reply {
-        let question = Question {
-            text: rule.text.as_deref(),
-            ..context.question
-        };
-        let context = &Context {
-            question,
-            retry_delay: rule.retry_delay.as_deref(),
-            ..*context
-        };
+        let question = Question { text: rule.text.as_deref(), ..context.question };
+        let context = &Context { question, retry_delay: rule.retry_delay.as_deref(), ..*context };
         let own_body = rule.body.is_some() || rule.text.is_some();
-        let canned = rule.reply.or_else(|| {
-            rule.status
-                .filter(|_| !own_body)
-                .and_then(Canned::of_status)
-        });
+        let canned =
+            rule.reply.or_else(|| rule.status.filter(|_| !own_body).and_then(Canned::of_status));
         let mut reply = match (rule.fault, canned, &rule.body) {
             (Some(Fault::EchoKey), ..) => Reply::error(&echoing(context.key), context.pretty),
             (_, Some(canned), _) => canned.reply(context),
@@ -371,8 +310,5 @@ fn with_body(body: &Value) -> Reply {
         other => error::to_json(other, true),
     };
     let usable = body.get("candidates").is_some();
-    Reply {
-        usable,
-        ..Reply::new(200, JSON, text)
-    }
+    Reply { usable, ..Reply::new(200, JSON, text) }
 }

@@ -47,13 +47,7 @@ impl Listener for Door {
         // Without it a small answer could wait for the client's delayed acknowledgement. A
         // socket that refuses is already closed, and the first read says so.
         let _ = stream.set_nodelay(true);
-        (
-            Line {
-                stream,
-                wire: Wire::default(),
-            },
-            address,
-        )
+        (Line { stream, wire: Wire::default() }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -66,14 +66,14 @@ struct Existing {
 }
 
 impl Store {
-    /// Adds `jobs` in one transaction, all or none.
+    /// Adds the jobs of each source in one transaction, all or none.
     ///
-    /// The iterator runs inside the writing task, so that parsing and storing can overlap; an
-    /// error from it rolls everything back.
+    /// The iterators run inside the writing task, so that parsing and storing can overlap; an
+    /// error from one rolls everything back.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] where a job exists with other content and is to be refused.
-    pub async fn enqueue<I, E>(&self, jobs: I, options: EnqueueOptions) -> Result<Added, E>
+    pub async fn enqueue<I, E>(&self, sources: Vec<(EnqueueOptions, I)>) -> Result<Vec<Added>, E>
     where
         I: Iterator<Item = Result<NewJob, E>> + Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -83,13 +83,17 @@ impl Store {
             .writer
             .write(move |connection| {
                 Box::pin(async move {
-                    match add_all(connection, jobs, &options).await {
-                        Ok(added) => Ok(added),
-                        Err(error) => {
-                            drop(give.send(error));
-                            Err(StoreError::Closed)
+                    let mut all = Vec::with_capacity(sources.len());
+                    for (options, jobs) in sources {
+                        match add_all(connection, jobs, &options).await {
+                            Ok(added) => all.push(added),
+                            Err(error) => {
+                                drop(give.send(error));
+                                return Err(StoreError::Closed);
+                            }
                         }
                     }
+                    Ok(all)
                 })
             })
             .await;

@@ -76,17 +76,17 @@ impl Store {
         views(&mut connection, &default_rests(), now).await
     }
 
-    /// Makes `names` (all where empty) available again and clears their counters.
-    pub async fn reset_keys(&self, names: Vec<String>) -> Result<u64, StoreError> {
+    /// Makes `names` available again and clears their counters.
+    pub async fn reset_keys(&self, names: Vec<String>, now: Timestamp) -> Result<u64, StoreError> {
         const RESET: [&str; 2] = [
             "DELETE FROM slots WHERE key_id IN (SELECT id FROM keys WHERE name IN
-                (SELECT value FROM json_each(?1)) OR ?1 = '[]')",
+                (SELECT value FROM json_each(?1)))",
             "UPDATE keys SET disabled = 0, failed_reason = NULL, cooldown_until = NULL,
                     status = 'available', exhausted_count = 0, total_exhausted_count = 0,
                     available_at = NULL, reason = NULL
-              WHERE name IN (SELECT value FROM json_each(?1)) OR ?1 = '[]'",
+              WHERE name IN (SELECT value FROM json_each(?1))",
         ];
-        self.change_keys(names, RESET.to_vec(), Timestamp(0)).await
+        self.change_keys(names, RESET.to_vec(), now).await
     }
 
     /// Switches `names` off or on again.
@@ -105,6 +105,21 @@ impl Store {
             }
         };
         self.change_keys(names, vec![statement], now).await
+    }
+
+    /// Records that the API takes the key of this row.
+    pub async fn accept_key(&self, key: i64, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .write(move |connection| {
+                Box::pin(async move {
+                    sqlx::query("UPDATE keys SET failed_reason = NULL WHERE id = ?1")
+                        .bind(key)
+                        .execute(&mut *connection)
+                        .await?;
+                    refresh(connection, &default_rests(), now).await
+                })
+            })
+            .await
     }
 
     /// Records that the API refused the key of this row.

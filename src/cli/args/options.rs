@@ -42,7 +42,7 @@ pub(crate) enum OnConflict {
 }
 
 /// How the queue is worked.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct WorkOptions {
     /// Calls in flight at once, 1 to 10000
     #[arg(long, value_name = "N", default_value_t = 4)]

@@ -7,7 +7,7 @@ use gq::config;
 use gq::domain::pacing::{OnExhausted, OnUnknown, Pace};
 
 /// How fast to call, how to rest, and what to spend.
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Clone, Args, Default)]
 #[command(
     next_help_heading = "Pacing (each also as a variable: GQ_KEY_COOLDOWN for --key-cooldown)"
 )]

@@ -1,0 +1,214 @@
+//! `gq enqueue`: checks all lines of all files, then stores them.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use gq::domain::input::{Defaults, NewJob};
+use gq::intake::{Checked, Intake, IntakeError, Rejects, Source};
+use gq::store::{Access, Added, EnqueueOptions, OnConflict, Store, StoreError};
+
+use super::args::{self, EnqueueArgs};
+use super::context::{Context, now};
+use super::exit::ExitStatus;
+use super::failure::{Failure, Result};
+use super::output::enqueued::{self, Enqueued};
+
+/// A call whose input is smaller is one transaction.
+const ONE_TRANSACTION: u64 = 64_000_000;
+
+/// Jobs and bytes of one transaction of a larger input.
+const CHUNK_JOBS: usize = 50_000;
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// What one source brings.
+struct Part {
+    batch: String,
+    intake: Intake,
+    checked: Checked,
+}
+
+/// What became of one source.
+pub(crate) struct Stored {
+    pub(crate) batch: String,
+    pub(crate) added: Added,
+    pub(crate) rejected: u64,
+}
+
+/// What stops an enqueue between its two halves.
+enum Trouble {
+    Store(StoreError),
+    Intake(IntakeError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Store(error) => error.into(),
+            Trouble::Intake(error) => error.into(),
+        }
+    }
+}
+
+pub(crate) async fn run(context: &mut Context, args: &EnqueueArgs) -> Result<ExitStatus> {
+    let stored = enqueue(context, &args.files, args.batch.as_deref(), &args.options).await?;
+    for stored in &stored {
+        context.out.data(&enqueued::json_line(&Enqueued {
+            batch: &stored.batch,
+            enqueued: stored.added.enqueued,
+            skipped: stored.added.skipped,
+            replaced: stored.added.replaced,
+            rejected: stored.rejected,
+        })?)?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Checks and stores `files`; nothing is stored unless all of them are good.
+pub(crate) async fn enqueue(
+    context: &Context,
+    files: &[PathBuf],
+    batch: Option<&str>,
+    options: &args::EnqueueOptions,
+) -> Result<Vec<Stored>> {
+    let defaults = Defaults {
+        model: context.model()?,
+        priority: options.priority.unwrap_or(0),
+        max_attempts: options.max_attempts.unwrap_or(5),
+        not_before: None,
+    };
+    let parts = check(files, batch, options, &defaults)?;
+    let store = context.store(Access::Write).await?;
+    let on_conflict = match options.on_conflict {
+        None => OnConflict::Refuse,
+        Some(args::OnConflict::Skip) => OnConflict::Skip,
+        Some(args::OnConflict::Replace) => OnConflict::Replace,
+    };
+    let stored = store_parts(&store, parts, &defaults, on_conflict, options.skip_invalid).await;
+    store.close().await?;
+    let stored = stored?;
+    for task in stored.iter().flat_map(|stored| &stored.added.running) {
+        context.out.warning(format!("task `{task}` runs and was left as it is"));
+    }
+    Ok(stored)
+}
+
+fn check(
+    files: &[PathBuf],
+    batch: Option<&str>,
+    options: &args::EnqueueOptions,
+    defaults: &Defaults,
+) -> Result<Vec<Part>> {
+    let mut rejects = match &options.rejects {
+        Some(path) => Rejects::to_writer(Box::new(BufWriter::new(rejects_file(path)?))),
+        None => Rejects::default(),
+    };
+    let mut parts = Vec::new();
+    for file in files {
+        let source = Source::named(file);
+        let batch = batch.map_or_else(|| source.batch_name(), str::to_owned);
+        let intake = Intake::open(&source)?;
+        let checked = intake.check(defaults, &mut rejects)?;
+        parts.push(Part { batch, intake, checked });
+    }
+    rejects.flush()?;
+    if rejects.count() > 0 && !options.skip_invalid {
+        return Err(refusal(&rejects));
+    }
+    Ok(parts)
+}
+
+fn rejects_file(path: &Path) -> Result<File> {
+    File::create(path).map_err(|error| {
+        Failure::new(ExitStatus::Failure, format!("cannot create `{}`: {error}", path.display()))
+    })
+}
+
+fn refusal(rejects: &Rejects) -> Failure {
+    use std::fmt::Write;
+    let count = rejects.count();
+    let noun = if count == 1 { "line is" } else { "lines are" };
+    let mut message = format!("{count} {noun} not valid");
+    for bad in rejects.kept() {
+        let _ = write!(message, "\n  {}: line {}: {}", bad.source, bad.line, bad.reason);
+    }
+    let shown = u64::try_from(rejects.kept().len()).unwrap_or(count);
+    if count > shown {
+        let _ = write!(message, "\n  … and {} more", count - shown);
+    }
+    Failure::new(ExitStatus::Usage, message).hint(
+        "nothing was stored; fix the lines, or store the good ones with `--skip-invalid --rejects FILE`",
+    )
+}
+
+async fn store_parts(
+    store: &Store,
+    parts: Vec<Part>,
+    defaults: &Defaults,
+    on_conflict: OnConflict,
+    skip_invalid: bool,
+) -> Result<Vec<Stored>> {
+    let total: u64 = parts.iter().map(|part| part.checked.bytes).sum();
+    let options =
+        |part: &Part| EnqueueOptions { batch: part.batch.clone(), on_conflict, now: now() };
+    if total < ONE_TRANSACTION {
+        let mut sources = Vec::new();
+        for part in &parts {
+            let jobs = part.intake.jobs(defaults, skip_invalid)?;
+            sources.push((options(part), jobs.map(|job| job.map_err(Trouble::Intake))));
+        }
+        let added = store.enqueue(sources).await?;
+        let stored = parts.into_iter().zip(added).map(|(part, added)| Stored {
+            batch: part.batch,
+            added,
+            rejected: part.checked.bad,
+        });
+        return Ok(stored.collect());
+    }
+    let mut stored = Vec::new();
+    let mut rows = 0;
+    for part in parts {
+        let mut jobs = part.intake.jobs(defaults, skip_invalid)?;
+        let mut sum = Added::default();
+        loop {
+            let chunk = next_chunk(&mut jobs).map_err(|error| partly(error.into(), rows))?;
+            if chunk.is_empty() {
+                break;
+            }
+            let source = (options(&part), chunk.into_iter().map(Ok::<_, StoreError>));
+            let added =
+                store.enqueue(vec![source]).await.map_err(|error| partly(error.into(), rows))?;
+            for added in added {
+                rows += added.enqueued + added.replaced;
+                sum.merge(added);
+            }
+        }
+        stored.push(Stored { batch: part.batch, added: sum, rejected: part.checked.bad });
+    }
+    Ok(stored)
+}
+
+fn next_chunk(
+    jobs: &mut impl Iterator<Item = std::result::Result<NewJob, IntakeError>>,
+) -> std::result::Result<Vec<NewJob>, IntakeError> {
+    let mut chunk = Vec::new();
+    let mut bytes = 0;
+    while chunk.len() < CHUNK_JOBS && bytes < CHUNK_BYTES {
+        let Some(job) = jobs.next() else { break };
+        let job = job?;
+        bytes += job.request.len() + job.metadata.as_ref().map_or(0, String::len);
+        chunk.push(job);
+    }
+    Ok(chunk)
+}
+
+/// A large input is stored in steps; what is in is in.
+fn partly(failure: Failure, rows: u64) -> Failure {
+    failure.hint(format!("{rows} jobs are stored; the same call again adds the rest"))
+}

@@ -1,0 +1,97 @@
+//! Why a command failed, for people and for scripts.
+
+use std::io;
+
+use gq::config::ConfigError;
+use gq::intake::IntakeError;
+use gq::store::StoreError;
+
+use super::exit::ExitStatus;
+use super::output::is_closed_pipe;
+
+/// A failure with its exit code and what to do next.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: ExitStatus,
+    /// Absent where there is nothing to say: the reader of our output has gone.
+    pub(crate) message: Option<String>,
+    pub(crate) hint: Option<String>,
+}
+
+/// What a command comes to.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(status: ExitStatus, message: impl Into<String>) -> Self {
+        Self { status, message: Some(message.into()), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let hint = error.hint();
+        Self { hint, ..Self::new(ExitStatus::Usage, with_causes(&error)) }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let message = with_causes(&error);
+        match error {
+            StoreError::Missing(_) => Self::new(ExitStatus::Failure, message)
+                .hint("`gq enqueue` makes one; `--db` or `GQ_DB` names another"),
+            StoreError::Newer(_) => {
+                Self::new(ExitStatus::Failure, message).hint("it was left as it is; use a newer gq")
+            }
+            StoreError::Older(_) => Self::new(ExitStatus::Failure, message)
+                .hint("a command that writes, such as `gq work`, brings it up to date"),
+            StoreError::Locked { .. } => Self::new(ExitStatus::Failure, message)
+                .hint("nothing of this was stored; try again"),
+            StoreError::Conflict { .. } => Self::new(ExitStatus::Usage, message).hint(
+                "nothing of this was stored; `--on-conflict skip` keeps the old job, `replace` \
+                 starts it anew",
+            ),
+            _ => Self::new(ExitStatus::Failure, message),
+        }
+    }
+}
+
+impl From<IntakeError> for Failure {
+    fn from(error: IntakeError) -> Self {
+        Self::new(ExitStatus::Usage, with_causes(&error))
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if is_closed_pipe(&error) {
+            return Self { status: ExitStatus::Done, message: None, hint: None };
+        }
+        Self::new(ExitStatus::Failure, format!("cannot write the output: {error}"))
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::new(ExitStatus::Failure, format!("cannot write JSON: {error}"))
+    }
+}
+
+/// Returns an error with its causes.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

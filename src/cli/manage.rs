@@ -1,0 +1,214 @@
+//! `gq status`, `gq keys`, `gq retry`, `gq cancel`, `gq prune`, `gq mock`.
+
+use gq::domain::time::Timestamp;
+use gq::domain::view::{KeyStatus, KeyView, StatusView};
+use gq::gemini::client::{ApiKey, KeyCheck};
+use gq::mock::MockServer;
+use gq::mock::config::Config;
+use gq::store::{Access, FoundKey, ResultFilter, Selection, Store, Switch};
+use tokio::net::TcpListener;
+
+use super::args::{
+    self, KeysAction, KeysArgs, MockArgs, PacingArgs, PruneArgs, Report, SelectArgs, StatusArgs,
+};
+use super::context::{Context, now};
+use super::exit::ExitStatus;
+use super::failure::{Failure, Result};
+use super::output::{keys, status};
+use super::settings;
+use super::signals::Stop;
+
+pub(crate) async fn status(context: &mut Context, args: &StatusArgs) -> Result<ExitStatus> {
+    let store = context.store(Access::Read).await?;
+    let status = store.status(now()).await?;
+    let text = match args.format {
+        Report::Json => status::json_value(&status)?,
+        Report::Text => status::text(&status, &chrono::Local),
+    };
+    context.out.data(&text)?;
+    Ok(ExitStatus::Done)
+}
+
+pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitStatus> {
+    match args.action {
+        KeysAction::List => {
+            let store = context.store(Access::Read).await?;
+            let shown = shown(context, &store, &args.names).await?;
+            return print_keys(context, args, &shown);
+        }
+        KeysAction::Check => return check(context, args).await,
+        KeysAction::Reset | KeysAction::Disable | KeysAction::Enable => {}
+    }
+    let store = context.store(Access::Write).await?;
+    register(context, &store).await?;
+    let names = named(&store, &args.names).await?;
+    match args.action {
+        KeysAction::Reset => store.reset_keys(names, now()).await?,
+        KeysAction::Disable => store.set_keys_disabled(names, Switch::Off, now()).await?,
+        KeysAction::Enable | KeysAction::List | KeysAction::Check => {
+            store.set_keys_disabled(names, Switch::On, now()).await?
+        }
+    };
+    let shown = shown(context, &store, &args.names).await?;
+    store.close().await?;
+    print_keys(context, args, &shown)
+}
+
+/// Records the keys that are set, so that they can be switched before a worker has seen them.
+async fn register(context: &Context, store: &Store) -> Result<Vec<(i64, String, ApiKey)>> {
+    let set = context.keys()?;
+    let found: Vec<FoundKey<'_>> = set
+        .iter()
+        .map(|key| FoundKey {
+            name: &key.name,
+            secret: key.secret.expose(),
+            is_sendable: ApiKey::new(key.secret.expose()).header().is_some(),
+        })
+        .collect();
+    let rows = store.register_keys(&found).await?;
+    let secrets = set.iter().map(|key| ApiKey::new(key.secret.expose()));
+    Ok(rows.into_iter().zip(secrets).map(|(row, key)| (row.id, row.name, key)).collect())
+}
+
+/// Returns the names that are meant: those given, all where there are none.
+async fn named(store: &Store, names: &[String]) -> Result<Vec<String>> {
+    let known: Vec<String> = store.keys(now()).await?.into_iter().map(|key| key.name).collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        return Err(Failure::new(ExitStatus::NotFound, format!("there is no key `{unknown}`")));
+    }
+    Ok(if names.is_empty() { known } else { names.to_vec() })
+}
+
+/// Returns the keys of the database, and those set that no worker has used yet.
+async fn shown(context: &Context, store: &Store, names: &[String]) -> Result<Vec<KeyView>> {
+    let mut views = store.keys(now()).await?;
+    for key in context.keys()? {
+        if !views.iter().any(|view| key.is_called(&view.name)) {
+            let overall = StatusView {
+                status: KeyStatus::Available,
+                exhausted_count: 0,
+                total_exhausted_count: 0,
+                available_at: None,
+                reason: None,
+            };
+            views.push(KeyView { name: key.name, overall, models: Vec::new() });
+        }
+    }
+    if let Some(unknown) = names.iter().find(|name| !views.iter().any(|view| view.name == **name)) {
+        return Err(Failure::new(ExitStatus::NotFound, format!("there is no key `{unknown}`")));
+    }
+    views.retain(|view| names.is_empty() || names.contains(&view.name));
+    Ok(views)
+}
+
+fn print_keys(context: &mut Context, args: &KeysArgs, views: &[KeyView]) -> Result<ExitStatus> {
+    let text = match args.format {
+        Report::Json => keys::json_list(views)?,
+        Report::Text => keys::table(views, &chrono::Local),
+    };
+    context.out.data(&text)?;
+    Ok(ExitStatus::Done)
+}
+
+/// Asks the API about each key; one that it refuses is recorded as such, one that is good again
+/// becomes available.
+async fn check(context: &mut Context, args: &KeysArgs) -> Result<ExitStatus> {
+    let pacing = settings::pacing(&PacingArgs::default(), &context.environment)?;
+    let store = context.store(Access::Write).await?;
+    let client = context.client(&context.keys()?, &pacing)?;
+    let known = register(context, &store).await?;
+    if known.is_empty() {
+        return Err(Failure::new(ExitStatus::NoUsableKey, "no API key is set")
+            .hint("set GEMINI_API_KEY in the environment or in `.env`"));
+    }
+    let names = named(&store, &args.names).await?;
+    let mut usable = 0;
+    for (id, name, key) in known.into_iter().filter(|(_, name, _)| names.contains(name)) {
+        match client.check_key(&key).await {
+            KeyCheck::Good | KeyCheck::Exhausted => {
+                usable += 1;
+                store.accept_key(id, now()).await?;
+            }
+            KeyCheck::Bad { reason } => store.fail_key(id, reason, now()).await?,
+            KeyCheck::Unreachable { message } => {
+                let message = format!("cannot ask the API about `{name}`: {message}");
+                return Err(Failure::new(ExitStatus::Failure, message));
+            }
+        }
+    }
+    let shown = shown(context, &store, &args.names).await?;
+    store.close().await?;
+    print_keys(context, args, &shown)?;
+    Ok(if usable == 0 { ExitStatus::NoUsableKey } else { ExitStatus::Done })
+}
+
+/// What `gq retry` and `gq cancel` do.
+#[derive(Clone, Copy)]
+pub(crate) enum Change {
+    Retry,
+    Cancel,
+}
+
+pub(crate) async fn change(
+    context: &mut Context,
+    args: &SelectArgs,
+    change: Change,
+) -> Result<ExitStatus> {
+    let args::Selection { task_ids, batch, errors, all_failed } = &args.selection;
+    let store = context.existing().await?;
+    let filter =
+        ResultFilter { task_ids: task_ids.clone(), batch: batch.clone(), states: Vec::new() };
+    super::results::known(&store, &filter).await?;
+    let selection = Selection {
+        task_ids: task_ids.clone(),
+        batch: batch.clone(),
+        errors: errors.clone(),
+        only_failed: *all_failed,
+    };
+    let changed = match change {
+        Change::Retry => store.retry(selection, now()).await?,
+        Change::Cancel => store.cancel(selection, now()).await?,
+    };
+    store.close().await?;
+    context.out.data(&format!("{changed}\n"))?;
+    Ok(ExitStatus::Done)
+}
+
+pub(crate) async fn prune(context: &mut Context, args: &PruneArgs) -> Result<ExitStatus> {
+    let store = context.existing().await?;
+    let filter = ResultFilter { batch: args.batch.clone(), ..ResultFilter::default() };
+    super::results::known(&store, &filter).await?;
+    let age = i64::try_from(args.older_than.as_millis()).unwrap_or(i64::MAX);
+    let before = Timestamp(now().0.saturating_sub(age));
+    let removed = store.prune(before, args.batch.clone()).await?;
+    if args.vacuum {
+        store.vacuum().await?;
+    }
+    store.close().await?;
+    context.out.data(&format!("{removed}\n"))?;
+    Ok(ExitStatus::Done)
+}
+
+pub(crate) async fn mock(context: &mut Context, args: &MockArgs) -> Result<ExitStatus> {
+    let config = match &args.config {
+        None => Config::default(),
+        Some(path) => {
+            let bad = |why: String| {
+                Failure::new(ExitStatus::Usage, format!("cannot use `{}`: {why}", path.display()))
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+            Config::from_json(&text).map_err(|error| bad(error.to_string()))?
+        }
+    };
+    let stop = Stop::listen()?;
+    let port = args.port.unwrap_or(0);
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| {
+        Failure::new(ExitStatus::Failure, format!("cannot listen on port {port}: {error}"))
+    })?;
+    let mock = MockServer::start(listener, config)?;
+    context.out.data(&format!("{}\n", mock.url()))?;
+    context.out.hint(format!("use it with `--base-url {}`; Ctrl-C stops it", mock.url()));
+    stop.requested().await;
+    mock.stop().await;
+    Ok(ExitStatus::Done)
+}

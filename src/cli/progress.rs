@@ -1,0 +1,149 @@
+//! The progress line of a worker, and its log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gq::domain::view::{Counts, Waiting};
+use gq::worker::{Event, Events};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// What the line is made of.
+#[derive(Default)]
+struct Told {
+    failures: BTreeMap<&'static str, u64>,
+    waiting: Option<Waiting>,
+    counts: Counts,
+    in_flight: usize,
+}
+
+/// Shows what a worker tells of itself.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Starts a progress line on stderr, if `visible`.
+    pub(crate) fn start(visible: bool) -> Self {
+        let target = if visible {
+            ProgressDrawTarget::stderr_with_hz(8)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let template = "{bar:24} {pos}/{len} {per_sec}, {eta} left{msg}";
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        if visible {
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+        Self { bar }
+    }
+
+    /// Returns where a worker's events go.
+    pub(crate) fn events(&self) -> Events {
+        let bar = self.bar.clone();
+        let told = Arc::new(Mutex::new(Told::default()));
+        Events::to(move |event| {
+            log(event);
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.take(event);
+            if let Event::Turn { counts, .. } = event {
+                let done = counts.total() - counts.unfinished();
+                bar.set_length(u64::try_from(counts.total()).unwrap_or(0));
+                bar.set_position(u64::try_from(done).unwrap_or(0));
+                bar.set_message(told.line());
+            }
+        })
+    }
+
+    /// Takes the line away.
+    pub(crate) fn end(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Told {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Failed { kind, .. } => *self.failures.entry(kind.as_str()).or_default() += 1,
+            Event::Turn { counts, in_flight, waiting } => {
+                self.counts = *counts;
+                self.in_flight = *in_flight;
+                self.waiting.clone_from(waiting);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns what follows the bar: calls in flight, failures by kind, what is waited for.
+    fn line(&self) -> String {
+        let mut line = format!(", {} in flight", self.in_flight);
+        for (kind, count) in &self.failures {
+            line.push_str(&format!(", {count} {kind}"));
+        }
+        if let Some(waiting) = self.waiting.as_ref().filter(|_| self.in_flight == 0) {
+            line.push_str(&format!("; {}", waiting.reason));
+            if let Some(until) = waiting.until {
+                let local = until.to_utc().with_timezone(&chrono::Local);
+                line.push_str(&format!("; next at {}", local.format("%H:%M:%S")));
+            }
+        }
+        line
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Started { jobs } => tracing::debug!(jobs, "jobs started"),
+        Event::Succeeded { task_id } => tracing::debug!(task_id, "job succeeded"),
+        Event::Failed { task_id, kind, message } => {
+            tracing::warn!(task_id, %kind, message, "job failed");
+        }
+        Event::Retrying { task_id, kind, message } => {
+            tracing::info!(task_id, %kind, message, "attempt failed; the job is tried again");
+        }
+        Event::KeyRefused { key, message } => {
+            tracing::warn!(key, message, "the API refused a key; it is not used any more");
+        }
+        Event::RateLimited { key, model } => tracing::info!(key, model, "rate limit reached"),
+        Event::TakenBack { jobs } => {
+            tracing::warn!(jobs, "took back jobs of a worker that died or hung");
+        }
+        Event::Turn { counts, in_flight, .. } => {
+            tracing::trace!(pending = counts.pending, in_flight, "turn done");
+        }
+        Event::StoreTrouble { message } => {
+            tracing::warn!(message, "cannot write the database; trying again");
+        }
+        Event::Draining => {
+            tracing::warn!("stopping: calls in flight may end; a second signal cuts them");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gq::domain::outcome::ErrorKind;
+    use gq::domain::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn the_line_tells_failures_by_kind_and_what_is_waited_for() {
+        let mut told = Told::default();
+        for _ in 0..2 {
+            told.take(&Event::Failed {
+                task_id: "a".into(),
+                kind: ErrorKind::Blocked,
+                message: String::new(),
+            });
+        }
+        let waiting =
+            Waiting { reason: "all 4 keys rest".into(), until: Some(Timestamp(1_800_000_000_000)) };
+        told.take(&Event::Turn { counts: Counts::default(), in_flight: 0, waiting: Some(waiting) });
+        let line = told.line();
+        assert!(line.starts_with(", 0 in flight, 2 blocked; all 4 keys rest; next at "), "{line}");
+    }
+}

@@ -1,0 +1,188 @@
+//! `gq results` and `gq show`.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use gq::domain::view::{JobState, JobView};
+use gq::gemini::wire;
+use gq::store::{Access, ResultFilter, Store};
+use tokio::time::Instant;
+
+use super::args::{Report, ResultFormat, ResultsArgs, ResultsOptions, ShowArgs};
+use super::context::Context;
+use super::exit::ExitStatus;
+use super::failure::{Failure, Result};
+use super::output::results::{Layout, ResultRow, ResultsWriter};
+use super::output::show;
+use super::signals::Stop;
+
+/// How often `--wait` looks.
+const POLL: Duration = Duration::from_millis(50);
+
+pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<ExitStatus> {
+    let store = context.store(Access::Read).await?;
+    let options = &args.options;
+    let filter = ResultFilter {
+        task_ids: options.task_ids.clone(),
+        batch: args.batch.clone(),
+        states: options.states.clone(),
+    };
+    known(&store, &filter).await?;
+    if options.wait {
+        let stop = Stop::listen()?;
+        if let Some(status) = wait(&store, &filter, options.timeout, &stop).await? {
+            if status == ExitStatus::TimedOut {
+                context.out.error("the time is up; the jobs stay in the queue");
+            }
+            return Ok(status);
+        }
+    }
+    print(context, &store, filter.clone(), options).await?;
+    let counts = store.count(&filter).await?;
+    let some_failed = options.wait && counts.failed + counts.cancelled > 0;
+    Ok(if some_failed { ExitStatus::SomeFailed } else { ExitStatus::Done })
+}
+
+/// Refuses names that nothing has.
+pub(crate) async fn known(store: &Store, filter: &ResultFilter) -> Result<()> {
+    if let Some(name) = &filter.batch
+        && store.batch_id(name).await?.is_none()
+    {
+        return Err(Failure::new(ExitStatus::NotFound, format!("there is no batch `{name}`")));
+    }
+    match store.unknown_tasks(filter).await?.first() {
+        Some(task) => Err(Failure::new(ExitStatus::NotFound, format!("there is no task `{task}`"))),
+        None => Ok(()),
+    }
+}
+
+async fn wait(
+    store: &Store,
+    filter: &ResultFilter,
+    timeout: Option<Duration>,
+    stop: &Stop,
+) -> Result<Option<ExitStatus>> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        if store.count(filter).await?.unfinished() == 0 {
+            return Ok(None);
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Ok(Some(ExitStatus::TimedOut));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = stop.requested() => return Ok(Some(stop.exit_status())),
+        }
+    }
+}
+
+/// Prints the results that fit `filter`, finished ones where it names neither task nor state.
+pub(crate) async fn print(
+    context: &mut Context,
+    store: &Store,
+    mut filter: ResultFilter,
+    options: &ResultsOptions,
+) -> Result<()> {
+    if filter.states.is_empty() && filter.task_ids.is_empty() {
+        filter.states = JobState::ALL.into_iter().filter(|state| state.is_finished()).collect();
+    }
+    let single = filter.task_ids.len() == 1;
+    let on_terminal = context.out.stdout_is_terminal && options.output.is_none();
+    let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
+    let format = options.format.unwrap_or(default);
+    let layout = Layout { format, single, full: options.full };
+    match &options.output {
+        Some(path) => write_file(store, &filter, layout, path).await,
+        None => {
+            write(store, &filter, layout, context.out.rows()).await?;
+            Ok(context.out.flush()?)
+        }
+    }
+}
+
+/// Writes the file whole or not at all: beside its place, then moved there.
+async fn write_file(
+    store: &Store,
+    filter: &ResultFilter,
+    layout: Layout,
+    path: &Path,
+) -> Result<()> {
+    let failed = |error: io::Error| {
+        let message = format!("cannot write `{}`: {error}", path.display());
+        Failure::new(ExitStatus::Failure, message).hint("the file was left as it was")
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file =
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    write(store, filter, layout, BufWriter::new(file.as_file_mut())).await.map_err(|failure| {
+        match failure.message {
+            Some(message) => {
+                Failure::new(failure.status, format!("`{}`: {message}", path.display()))
+            }
+            None => failure,
+        }
+    })?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+async fn write(
+    store: &Store,
+    filter: &ResultFilter,
+    layout: Layout,
+    writer: impl Write,
+) -> Result<()> {
+    let full = layout.full;
+    let mut rows = ResultsWriter::new(layout, writer)?;
+    let mut after = Some(0);
+    while let Some(from) = after {
+        let page = store.results(filter, from).await?;
+        for job in &page.jobs {
+            rows.row(&row(job, full))?;
+        }
+        after = page.next;
+    }
+    Ok(rows.finish()?)
+}
+
+/// Reads what a job's stored answer says.
+fn row(job: &JobView, full: bool) -> ResultRow<'_> {
+    let answer = job.raw.as_deref().and_then(wire::summarize).unwrap_or_default();
+    let succeeded = job.state == JobState::Succeeded;
+    ResultRow {
+        job,
+        response: answer.text.filter(|_| succeeded),
+        finish_reason: answer.finish_reason,
+        model_version: answer.model_version,
+        full,
+    }
+}
+
+/// `gq show`: one job with its attempts.
+pub(crate) async fn show(context: &mut Context, args: &ShowArgs) -> Result<ExitStatus> {
+    let store = context.store(Access::Read).await?;
+    let filter = ResultFilter {
+        task_ids: vec![args.task_id.clone()],
+        batch: args.batch.clone(),
+        states: Vec::new(),
+    };
+    known(&store, &filter).await?;
+    let page = store.results(&filter, 0).await?;
+    let [job] = page.jobs.as_slice() else {
+        let batches: Vec<&str> = page.jobs.iter().map(|job| job.batch.as_str()).collect();
+        let message = format!("several batches have a task `{}`", args.task_id);
+        return Err(Failure::new(ExitStatus::Usage, message)
+            .hint(format!("name one with `--batch`: {}", batches.join(", "))));
+    };
+    let attempts = store.attempts(&job.task_id, &job.batch).await?;
+    let row = row(job, false);
+    let text = match args.format {
+        Report::Json => show::json_value(&row, &attempts)?,
+        Report::Text => show::text(&row, &attempts, &chrono::Local),
+    };
+    context.out.data(&text)?;
+    Ok(ExitStatus::Done)
+}

@@ -1,0 +1,178 @@
+//! `gq work` and `gq run`.
+
+use std::time::Duration;
+
+use gq::domain::pacing::Pacing;
+use gq::domain::slot::Rests;
+use gq::mock::MockServer;
+use gq::mock::config::Config;
+use gq::store::{Access, Budget, Policy, ResultFilter, Store};
+use gq::worker::{Finish, WorkerOptions};
+use tokio::net::TcpListener;
+
+use super::args::{RunArgs, WorkArgs, WorkOptions};
+use super::context::{Api, Context};
+use super::exit::ExitStatus;
+use super::failure::{Failure, Result};
+use super::progress::Progress;
+use super::signals::Stop;
+use super::{enqueue, results, settings};
+
+pub(crate) async fn run(context: &mut Context, args: &WorkArgs) -> Result<ExitStatus> {
+    let stop = Stop::listen()?;
+    let pacing = settings::pacing(&args.options.pacing, &context.environment)?;
+    let store = context.store(Access::Write).await?;
+    let worked = async {
+        let api = context.api(&store, &pacing).await?;
+        let batch = args.batch.as_deref();
+        work(context, &store, api, &args.options, &pacing, batch, &stop).await
+    }
+    .await;
+    store.close().await?;
+    let status = worked?;
+    let stopped = matches!(status, ExitStatus::Interrupted | ExitStatus::Terminated);
+    Ok(if stopped && !args.options.drain { ExitStatus::Done } else { status })
+}
+
+/// `gq run`: enqueues, works that batch alone, prints its results.
+pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<ExitStatus> {
+    let stop = Stop::listen()?;
+    let pacing = settings::pacing(&args.work.pacing, &context.environment)?;
+    if !args.mock && context.keys()?.is_empty() {
+        return Err(no_key());
+    }
+    let files = std::slice::from_ref(&args.file);
+    let stored = enqueue::enqueue(context, files, args.batch.as_deref(), &args.enqueue).await?;
+    let Some(stored) = stored.first() else { return Ok(ExitStatus::Done) };
+    let store = context.store(Access::Write).await?;
+    let worked = run_batch(context, &store, args, &pacing, &stored.batch, &stop).await;
+    let filter = ResultFilter {
+        task_ids: args.results.task_ids.clone(),
+        batch: Some(stored.batch.clone()),
+        states: args.results.states.clone(),
+    };
+    let status = match worked {
+        Ok(status) => {
+            results::print(context, &store, filter, &args.results).await?;
+            status
+        }
+        Err(failure) => return Err(failure),
+    };
+    store.close().await?;
+    Ok(status)
+}
+
+fn no_key() -> Failure {
+    Failure::new(ExitStatus::NoUsableKey, "no API key is set")
+        .hint("set GEMINI_API_KEY in the environment or in `.env`; `gq run FILE --mock` needs none")
+}
+
+async fn run_batch(
+    context: &Context,
+    store: &Store,
+    args: &RunArgs,
+    pacing: &Pacing,
+    batch: &str,
+    stop: &Stop,
+) -> Result<ExitStatus> {
+    let options = WorkOptions { drain: true, ..args.work.clone() };
+    if !args.mock {
+        let api = context.api(store, pacing).await?;
+        return work(context, store, api, &options, pacing, Some(batch), stop).await;
+    }
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let mock = MockServer::start(listener, Config::default())?;
+    let api = Api::mock(store, mock.url(), pacing).await?;
+    let status = work(context, store, api, &options, pacing, Some(batch), stop).await;
+    mock.stop().await;
+    status
+}
+
+async fn work(
+    context: &Context,
+    store: &Store,
+    api: Api,
+    options: &WorkOptions,
+    pacing: &Pacing,
+    batch: Option<&str>,
+    stop: &Stop,
+) -> Result<ExitStatus> {
+    let scope = match batch {
+        Some(name) => Some(store.batch_id(name).await?.ok_or_else(|| {
+            Failure::new(ExitStatus::NotFound, format!("there is no batch `{name}`"))
+        })?),
+        None => None,
+    };
+    let visible = context.args.progress || (context.out.stderr_is_terminal && !context.args.quiet);
+    let progress = Progress::start(visible);
+    let options = worker_options(options, pacing, scope, api.keys);
+    let finish =
+        gq::worker::run(store, &api.client, options, stop.phase.clone(), progress.events());
+    let finish = finish.await;
+    progress.end();
+    let filter = ResultFilter { batch: batch.map(str::to_owned), ..ResultFilter::default() };
+    let counts = store.count(&filter).await?;
+    Ok(match finish? {
+        Finish::Drained if counts.failed + counts.cancelled > 0 => ExitStatus::SomeFailed,
+        Finish::Drained => ExitStatus::Done,
+        Finish::Stopped => stop.exit_status(),
+        Finish::Exhausted => {
+            context.out.warning("every key that could go on rests; the rest is left for later");
+            ExitStatus::TryAgainLater
+        }
+        Finish::NoUsableKey => {
+            return Err(Failure::new(
+                ExitStatus::NoUsableKey,
+                "no key is usable: every one was refused by the API or is disabled",
+            )
+            .hint("`gq keys` tells why; `gq keys reset` makes them available again"));
+        }
+        Finish::BudgetReached => {
+            context.out.warning("the budget is used up; the rest is left");
+            ExitStatus::BudgetUsedUp
+        }
+        Finish::LocationRefused => {
+            return Err(Failure::new(
+                ExitStatus::Failure,
+                "the API serves nobody from this address (user location is not supported)",
+            )
+            .hint("no job was failed; go on from another network"));
+        }
+    })
+}
+
+fn worker_options(
+    options: &WorkOptions,
+    pacing: &Pacing,
+    batch: Option<i64>,
+    keys: Vec<gq::worker::WorkerKey>,
+) -> WorkerOptions {
+    let limit =
+        |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    WorkerOptions {
+        workers: usize::from(options.workers),
+        drain: options.drain,
+        policy: Policy {
+            batch,
+            lease: options.lease.max(Duration::from_secs(1)),
+            rests: Rests {
+                exhausted_wait: pacing.exhausted_wait,
+                fully_exhausted_wait: pacing.fully_exhausted_wait,
+                max_exhausted_retries: i64::from(pacing.max_exhausted_retries),
+            },
+            key_cooldown: pacing.key_cooldown,
+            api_call_interval: pacing.api_call_interval,
+            on_unknown: pacing.on_unknown,
+            budget: Budget {
+                calls: limit(pacing.max_requests),
+                tokens: limit(pacing.max_tokens),
+                cost: pacing.max_cost,
+            },
+        },
+        worker_cooldown: pacing.worker_cooldown,
+        grace: options.grace,
+        on_exhausted: pacing.on_exhausted,
+        reject_truncated: options.reject_truncated,
+        keys,
+    }
+}
