@@ -14,7 +14,7 @@ pub(crate) use options::{
     EnqueueOptions, OnConflict, Report, ResultFormat, ResultsOptions, Selection, WorkOptions,
 };
 pub(crate) use pacing::PacingArgs;
-pub(crate) use refused::{Refusal, refused};
+pub(crate) use refused::refused;
 
 /// A persistent job queue for the Gemini API: one binary, one SQLite file, nothing lost.
 #[derive(Debug, Parser)]
