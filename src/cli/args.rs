@@ -30,19 +30,19 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
-    /// Database file [env: GQ_DB] [default: gq.db]
+    /// Database file [env: `GQ_DB`] [default: gq.db]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
     /// File with keys and settings [default: .env in the current folder, if there]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) env_file: Option<PathBuf>,
-    /// Model of jobs that name none [env: GQ_MODEL] [default: gemini-flash-latest]
+    /// Model of jobs that name none [env: `GQ_MODEL`] [default: gemini-flash-latest]
     #[arg(long, global = true, value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// Use these keys only: names and ranges, such as `1-4,GOOGLE_API_KEY` [default: all]
     #[arg(long, global = true, value_name = "NAMES")]
     pub(crate) keys: Option<String>,
-    /// Address of the API [env: GEMINI_BASE_URL, GOOGLE_GEMINI_BASE_URL] [default: the API's own]
+    /// Address of the API [env: `GEMINI_BASE_URL`, `GOOGLE_GEMINI_BASE_URL`] [default: the API's own]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) base_url: Option<String>,
     /// Log more; again for still more
@@ -74,7 +74,7 @@ pub(crate) enum LogFormat {
 /// When output is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorMode {
-    /// On a terminal, unless NO_COLOR is set.
+    /// On a terminal, unless `NO_COLOR` is set.
     Auto,
     /// Always.
     Always,

@@ -79,15 +79,17 @@ impl Told {
 
     /// Returns what follows the bar: calls in flight, failures by kind, what is waited for.
     fn line(&self) -> String {
+        // Writing to a string cannot fail.
+        use std::fmt::Write as _;
         let mut line = format!(", {} in flight", self.in_flight);
         for (kind, count) in &self.failures {
-            line.push_str(&format!(", {count} {kind}"));
+            let _ = write!(line, ", {count} {kind}");
         }
         if let Some(waiting) = self.waiting.as_ref().filter(|_| self.in_flight == 0) {
-            line.push_str(&format!("; {}", waiting.reason));
+            let _ = write!(line, "; {}", waiting.reason);
             if let Some(until) = waiting.until {
                 let local = until.to_utc().with_timezone(&chrono::Local);
-                line.push_str(&format!("; next at {}", local.format("%H:%M:%S")));
+                let _ = write!(line, "; next at {}", local.format("%H:%M:%S"));
             }
         }
         line

@@ -93,12 +93,11 @@ pub(crate) async fn print(
     let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
     let format = options.format.unwrap_or(default);
     let layout = Layout { format, single, full: options.full };
-    match &options.output {
-        Some(path) => write_file(store, &filter, layout, path).await,
-        None => {
-            write(store, &filter, layout, context.out.rows()).await?;
-            Ok(context.out.flush()?)
-        }
+    if let Some(path) = &options.output {
+        write_file(store, &filter, layout, path).await
+    } else {
+        write(store, &filter, layout, context.out.rows()).await?;
+        Ok(context.out.flush()?)
     }
 }
 

@@ -154,7 +154,7 @@ pub enum Exhaustion {
         /// The rest that the server asked for.
         delay: Option<Duration>,
     },
-    /// A daily quota: until the next midnight in America/Los_Angeles.
+    /// A daily quota: until the next midnight in `America/Los_Angeles`.
     Day,
     /// The project has no quota at all for this model.
     NoQuota,

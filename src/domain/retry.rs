@@ -8,7 +8,7 @@ use crate::domain::outcome::ErrorKind;
 const FIRST: Duration = Duration::from_secs(1);
 
 /// No delay is longer than this.
-pub const LONGEST: Duration = Duration::from_secs(120);
+pub const LONGEST: Duration = Duration::from_mins(2);
 
 /// An empty or malformed answer is paid for and is mostly the same the next time.
 const PAID_TRIES: i64 = 3;

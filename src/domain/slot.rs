@@ -10,14 +10,14 @@ use crate::domain::time::Timestamp;
 use crate::domain::view::{KeyStatus, StatusView};
 
 /// The longest rest after a 429 that names no time, unless the first is longer.
-const LONGEST_UNNAMED: Duration = Duration::from_secs(3600);
+const LONGEST_UNNAMED: Duration = Duration::from_hours(1);
 
 /// A server that names no delay at all, or zero, still gets this rest.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// No rest of ours reaches further than this beyond the longest configured one; a later end was
 /// set under a wrong clock and is taken as over. A day with a change of daylight saving has 25 h.
-const LONGEST_DAY: Duration = Duration::from_secs(26 * 3600);
+const LONGEST_DAY: Duration = Duration::from_hours(26);
 
 /// How long 429s make a slot rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +168,7 @@ fn reason(exhaustion: &Exhaustion, streak: i64, full: bool) -> String {
     }
 }
 
-/// Returns the next midnight in America/Los_Angeles, when daily quotas are renewed
+/// Returns the next midnight in `America/Los_Angeles`, when daily quotas are renewed
 /// (<https://ai.google.dev/gemini-api/docs/rate-limits>).
 pub fn next_pacific_midnight(now: Timestamp) -> Timestamp {
     let here = now.to_utc().with_timezone(&Los_Angeles);
@@ -184,8 +184,8 @@ mod tests {
     use super::*;
 
     const RESTS: Rests = Rests {
-        exhausted_wait: Duration::from_secs(120),
-        fully_exhausted_wait: Duration::from_secs(12 * 3600),
+        exhausted_wait: Duration::from_mins(2),
+        fully_exhausted_wait: Duration::from_hours(12),
         max_exhausted_retries: 3,
     };
 

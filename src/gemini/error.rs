@@ -121,7 +121,7 @@ fn exhaustion(error: &ApiError, retry_after: Option<u64>) -> Exhaustion {
         duration(rest.split_whitespace().next()?.trim_end_matches('.'))
     };
     let delay = named.or_else(in_text).or(retry_after.map(Duration::from_secs));
-    let minute = || id_has("PerMinute").then_some(Duration::from_secs(60));
+    let minute = || id_has("PerMinute").then_some(Duration::from_mins(1));
     Exhaustion::Short { delay: delay.or_else(minute) }
 }
 

@@ -72,7 +72,6 @@ pub(super) struct PromptFeedback<'a> {
 
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(clippy::struct_field_names, reason = "the API's own names")]
 struct UsageMetadata {
     prompt_token_count: Option<i64>,
     cached_content_token_count: Option<i64>,

@@ -86,8 +86,7 @@ impl StoreError {
     /// the file locked, a device failed for a moment.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Locked { .. } => true,
-            Self::Io { .. } => true,
+            Self::Locked { .. } | Self::Io { .. } => true,
             Self::Database(error) => {
                 // Busy, locked, out of memory, read-only, interrupted, I/O error, full, cannot open.
                 matches!(primary_code(error), Some(5 | 6 | 7 | 8 | 9 | 10 | 13 | 14))

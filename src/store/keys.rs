@@ -175,8 +175,8 @@ pub enum Switch {
 /// is so far off that a wrong clock must have set it.
 fn default_rests() -> Rests {
     Rests {
-        exhausted_wait: Duration::from_secs(3600),
-        fully_exhausted_wait: Duration::from_secs(14 * 86_400),
+        exhausted_wait: Duration::from_hours(1),
+        fully_exhausted_wait: Duration::from_hours(336),
         max_exhausted_retries: i64::MAX,
     }
 }

@@ -19,7 +19,7 @@ use crate::store::error::{StoreError, is_busy};
 type Command = Box<dyn for<'a> FnOnce(&'a mut Link) -> BoxFuture<'a, ()> + Send>;
 
 /// How long a caller waits for another process's lock.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Callers that may wait at once.
 const QUEUE: usize = 64;

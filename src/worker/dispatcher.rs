@@ -141,7 +141,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn wake(&self, turning: bool) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_hours(1);
         let cut = self.cut_at.filter(|_| self.phase == Phase::Draining).unwrap_or(far);
         if turning { cut } else { self.next_turn.min(self.next_audit).min(cut) }
     }

@@ -28,6 +28,7 @@ pub(super) struct Record<'a> {
     pub(super) started_at: Option<String>,
     pub(super) finished_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[expect(clippy::option_option, reason = "absent unless asked for; null without an answer")]
     pub(super) raw: Option<Option<Box<RawValue>>>,
 }
 

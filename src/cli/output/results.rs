@@ -44,7 +44,7 @@ pub(crate) struct ResultsWriter<W: Write> {
 enum Rows<W: Write> {
     Jsonl(W),
     Json(W),
-    Csv(CsvRows<W>),
+    Csv(Box<CsvRows<W>>),
     Text { writer: W, single: bool },
 }
 
@@ -57,7 +57,7 @@ impl<W: Write> ResultsWriter<W> {
                 writer.write_all(b"[")?;
                 Rows::Json(writer)
             }
-            ResultFormat::Csv => Rows::Csv(CsvRows::new(writer, layout.full)?),
+            ResultFormat::Csv => Rows::Csv(Box::new(CsvRows::new(writer, layout.full)?)),
             ResultFormat::Text => Rows::Text { writer, single: layout.single },
         };
         Ok(Self { rows, written: 0 })
