@@ -35,7 +35,6 @@ CREATE TABLE workers (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     token           TEXT NOT NULL UNIQUE,
     pid             INTEGER NOT NULL,
-    boot_id         TEXT NOT NULL,
     workers         INTEGER NOT NULL,
     heartbeat_at    INTEGER NOT NULL
 ) STRICT;
@@ -78,6 +77,8 @@ CREATE TABLE jobs (
                         CHECK (state IN ('pending', 'running', 'succeeded', 'failed', 'cancelled')),
     priority        INTEGER NOT NULL,
     due_at          INTEGER NOT NULL,
+    -- The user's own; every other time in `due_at` is set by us and never far off.
+    not_before      INTEGER,
     attempts        INTEGER NOT NULL DEFAULT 0,
     max_attempts    INTEGER NOT NULL,
     -- The number of the last claim; it fences: nothing but a success counts from an older one.

@@ -18,10 +18,3 @@ pub fn moment() -> Moment {
 pub fn now() -> Timestamp {
     Timestamp(chrono::Utc::now().timestamp_millis())
 }
-
-/// Returns a name for the machine's current run: leases of another run hold no more.
-pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
-}

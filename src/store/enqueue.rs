@@ -243,14 +243,17 @@ impl<'a> Adding<'a> {
         for (id, job) in fresh {
             let model = self.model(connection, &job.model).await?;
             let due = job.not_before.unwrap_or(self.options.now).0;
-            hot.push((id, &job.task_id, job.line, model, job.priority, due, job.max_attempts));
+            let not_before = job.not_before.map(|time| time.0);
+            let names = (id, &job.task_id, job.line, model);
+            hot.push((names, job.priority, due, job.max_attempts, not_before));
         }
         for rows in bulk::arrays(&hot)? {
             sqlx::query(
                 "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at,
-                                   max_attempts, created_at)
-                 SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
-                        value ->> 5, value ->> 6, ?3
+                                   max_attempts, not_before, created_at)
+                 SELECT value ->> '$[0][0]', ?2, value ->> '$[0][1]', value ->> '$[0][2]',
+                        value ->> '$[0][3]', value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+                        ?3
                    FROM json_each(?1)",
             )
             .bind(rows)
@@ -283,7 +286,7 @@ impl<'a> Adding<'a> {
                 "UPDATE jobs SET state = 'pending', line = ?2, model_id = ?3, priority = ?4,
                         due_at = ?5, max_attempts = ?6, attempts = 0, deaths = 0, told_by = NULL,
                         claim = claim + 1, key_id = NULL, started_at = NULL, finished_at = NULL,
-                        created_at = ?7
+                        created_at = ?7, not_before = ?8
                   WHERE id = ?1",
             )
             .bind(id)
@@ -293,6 +296,7 @@ impl<'a> Adding<'a> {
             .bind(job.not_before.unwrap_or(self.options.now).0)
             .bind(job.max_attempts)
             .bind(self.options.now.0)
+            .bind(job.not_before.map(|time| time.0))
             .execute(&mut *connection)
             .await?;
         }

@@ -21,7 +21,6 @@ impl Store {
     pub async fn register_worker(
         &self,
         workers: usize,
-        boot_id: String,
         now: Timestamp,
     ) -> Result<Registration, StoreError> {
         let token = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
@@ -37,12 +36,11 @@ impl Store {
             .write(move |connection| {
                 Box::pin(async move {
                     let done = sqlx::query(
-                        "INSERT INTO workers (token, pid, boot_id, workers, heartbeat_at)
-                         VALUES (?1, ?2, ?3, ?4, ?5)",
+                        "INSERT INTO workers (token, pid, workers, heartbeat_at)
+                         VALUES (?1, ?2, ?3, ?4)",
                     )
                     .bind(token)
                     .bind(std::process::id())
-                    .bind(boot_id)
                     .bind(workers)
                     .bind(now.0)
                     .execute(connection)

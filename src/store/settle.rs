@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::job::{self, Job, Transition};
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::pacing::OnUnknown;
+use crate::domain::retry;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState};
 use crate::store::turn::{Ended, Settled, UsedUp, WorkerId};
@@ -495,4 +496,22 @@ async fn take_from_dead(
         use_budget(connection, batch, &moved.used).await?;
     }
     Ok(u64::try_from(held.len()).unwrap_or(u64::MAX))
+}
+
+/// Makes jobs due whose time is further off than any delay of ours: a wrong clock set it. A time
+/// that the user set stays.
+pub(super) async fn rebase(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE jobs SET due_at = max(?1, coalesce(not_before, ?1))
+          WHERE state = 'pending' AND due_at > ?2
+            AND due_at > coalesce(not_before, 0) + ?2 - ?1",
+    )
+    .bind(now.0)
+    .bind(now.after(retry::LONGEST).0)
+    .execute(connection)
+    .await?;
+    Ok(())
 }

@@ -109,6 +109,9 @@ pub struct TurnRequest {
     /// Whether to compare the database's view of what runs here with `in_flight`, to renew leases
     /// and to look for those that ran out.
     pub audit: bool,
+    /// Whether the wall clock was set back, or may have been: times that were set under a wrong
+    /// one are then put right.
+    pub rebase: bool,
     /// Workers whose process is dead.
     pub dead: Vec<WorkerId>,
 }
@@ -183,8 +186,17 @@ async fn run(
     request: TurnRequest,
     policy: Policy,
 ) -> Result<TurnReport, StoreError> {
-    let TurnRequest { worker, moment, ended, capacity, keys: own_keys, in_flight, audit, dead } =
-        request;
+    let TurnRequest {
+        worker,
+        moment,
+        ended,
+        capacity,
+        keys: own_keys,
+        in_flight,
+        audit,
+        rebase,
+        dead,
+    } = request;
     let mut report = TurnReport::default();
     let changed_keys = !ended.is_empty();
     if changed_keys {
@@ -198,6 +210,9 @@ async fn run(
     report.taken_back =
         settle::take_back(connection, &dead, audit.then_some(worker), moment, policy.on_unknown)
             .await?;
+    if rebase {
+        settle::rebase(connection, moment.now).await?;
+    }
     claim::claim(connection, worker, moment, capacity, &own_keys, &policy, &mut report).await?;
     if audit || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome)) {
         keys::refresh(connection, &policy.rests, moment.now).await?;

@@ -24,10 +24,13 @@ const POLL: Duration = Duration::from_millis(200);
 /// How often it looks for dead neighbours, cancelled jobs and leases that ran out.
 const AUDIT: Duration = Duration::from_millis(700);
 
+/// A wall clock that falls behind by more milliseconds than this was set back.
+const CLOCK_STEP: i64 = 1_000;
+
 /// How long it waits at most before it tries a turn again that the database refused.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Answers that wait for a database that cannot be written; beyond them nothing new starts anyway.
+/// What one worker process is doing.
 pub(super) struct Dispatcher<'a> {
     store: &'a Store,
     client: &'a Client,
@@ -51,6 +54,9 @@ pub(super) struct Dispatcher<'a> {
     failures: u32,
     report: TurnReport,
     refused_location: bool,
+    /// The wall clock less the boot clock at the last turn, in milliseconds: falls when the wall
+    /// clock is set back.
+    drift: Option<i64>,
 }
 
 impl<'a> Dispatcher<'a> {
@@ -83,6 +89,7 @@ impl<'a> Dispatcher<'a> {
             failures: 0,
             report: TurnReport::default(),
             refused_location: false,
+            drift: None,
         }
     }
 
@@ -166,14 +173,22 @@ impl<'a> Dispatcher<'a> {
         let mut in_flight: Vec<(i64, i64)> =
             self.in_flight.values().map(|(started, _)| (started.job, started.claim)).collect();
         in_flight.extend(ended.iter().map(|ended| (ended.job, ended.claim)));
+        let moment = clock::moment();
+        let drift = moment.now.0 - moment.boot;
+        let rebase = self.drift.is_none_or(|before| drift < before - CLOCK_STEP);
+        if rebase {
+            tracing::debug!("checking for times that a wrong clock set");
+        }
+        self.drift = Some(drift);
         Ok(TurnRequest {
             worker: self.worker,
-            moment: clock::moment(),
+            moment,
             ended,
             capacity,
             keys: self.keys.keys().copied().collect(),
             in_flight,
             audit,
+            rebase,
             dead,
         })
     }

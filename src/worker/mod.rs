@@ -81,8 +81,7 @@ pub async fn run(
     stop: watch::Receiver<Phase>,
     events: Events,
 ) -> Result<Finish, StoreError> {
-    let boot = clock::boot_id();
-    let registration = store.register_worker(options.workers, boot, clock::now()).await?;
+    let registration = store.register_worker(options.workers, clock::now()).await?;
     let worker = registration.worker;
     let finish = Dispatcher::new(store, client, options, worker, events).run(stop).await;
     // After an error the lock goes with the process; its row is swept by the next worker.
