@@ -1,1 +1,6 @@
-fn main() {}
+//! The program as a user meets it: run as a process against the stand-in.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails right there")]
+
+mod recovery;
+mod support;
+mod work;

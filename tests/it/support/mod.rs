@@ -1,0 +1,267 @@
+//! A folder, a clean environment and a stand-in for one test.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gq::mock::MockServer;
+use gq::mock::config::Config;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// No command of a test takes so long; one that does hangs.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` holds; `what` names it when the time is up.
+pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < limit, "waited in vain for: {what}");
+        thread::sleep(POLL);
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// Its exit code; none if a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// Checks the exit code.
+    #[track_caller]
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Returns stdout as one JSON value.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// Returns the JSON values of stdout, one a line.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// A `gq` that runs beside the test; it is killed when the test is over.
+pub(crate) struct Running {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Running {
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Kills it as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Returns what it has written to stderr so far.
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> Ran {
+        wait_until("the end of a process", LIMIT, || self.child.try_wait().unwrap().is_some());
+        Ran {
+            code: self.child.wait().unwrap().code(),
+            stdout: std::fs::read_to_string(&self.stdout).unwrap(),
+            stderr: self.stderr(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A folder of its own, an environment without anything of the outside, and a stand-in.
+pub(crate) struct TestEnv {
+    folder: TempDir,
+    variables: Vec<(String, String)>,
+    stand_in: Option<MockServer>,
+    runtime: Runtime,
+    processes: AtomicUsize,
+}
+
+impl TestEnv {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: TempDir::new().unwrap(),
+            variables: Vec::new(),
+            stand_in: None,
+            runtime: Runtime::new().unwrap(),
+            processes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Starts a stand-in and one key for it.
+    pub(crate) fn with_stand_in(config: &Value) -> Self {
+        let mut env = Self::new();
+        env.stand_in(config);
+        env.set("GEMINI_API_KEY", "secret-one");
+        env
+    }
+
+    /// Starts a stand-in that all commands from now on talk to; returns its address.
+    pub(crate) fn stand_in(&mut self, config: &Value) -> String {
+        let config = Config::from_json(&config.to_string()).unwrap();
+        let server = self.runtime.block_on(async {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            MockServer::start(listener, config).unwrap()
+        });
+        let url = server.url();
+        self.set("GEMINI_BASE_URL", &url);
+        self.stand_in = Some(server);
+        url
+    }
+
+    pub(crate) fn mock(&self) -> &MockServer {
+        self.stand_in.as_ref().unwrap()
+    }
+
+    /// Returns how many calls came in all.
+    pub(crate) fn calls(&self) -> u64 {
+        self.mock().stats().requests
+    }
+
+    /// Returns how many calls came with `secret`.
+    pub(crate) fn calls_with(&self, secret: &str) -> u64 {
+        self.mock().key_stats().get(secret).map_or(0, |key| key.requests)
+    }
+
+    /// Returns how many calls came whose prompt holds `text`.
+    pub(crate) fn calls_about(&self, text: &str) -> usize {
+        self.mock().requests().iter().filter(|call| call.prompt.contains(text)).count()
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).unwrap();
+    }
+
+    /// Writes an input file with a line for each prompt; the task ids are `t1`, `t2`, ….
+    pub(crate) fn prompts<P: AsRef<str>>(&self, name: &str, prompts: &[P]) {
+        let line = |(index, prompt): (usize, &P)| {
+            let task = format!("t{}", index + 1);
+            serde_json::json!({"prompt": prompt.as_ref(), "task_id": task}).to_string() + "\n"
+        };
+        self.write(name, prompts.iter().enumerate().map(line).collect::<String>());
+    }
+
+    /// Runs `gq` to its end.
+    pub(crate) fn gq(&self, args: &[&str]) -> Ran {
+        self.gq_reading(args, Vec::new())
+    }
+
+    /// Runs `gq` to its end with `input` as stdin.
+    pub(crate) fn gq_reading(&self, args: &[&str], input: impl Into<Vec<u8>>) -> Ran {
+        let output = assert_cmd::Command::from_std(self.command(args))
+            .write_stdin(input)
+            .timeout(LIMIT)
+            .output()
+            .unwrap();
+        Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Starts `gq` beside the test.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Running {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        let stdout = self.path(&format!("process-{number}.out"));
+        let stderr = self.path(&format!("process-{number}.err"));
+        let child = self
+            .command(args)
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        Running { child, stdout, stderr }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gq"));
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.folder.path())
+            .env("TMPDIR", self.folder.path())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        self.gq(&["status", "--format", "json"]).exits(0).json()
+    }
+
+    /// Returns the results of all finished jobs.
+    pub(crate) fn results(&self) -> Vec<Value> {
+        self.gq(&["results"]).exits(0).lines()
+    }
+
+    /// Returns one job, whatever its state, with its attempts.
+    pub(crate) fn show(&self, task: &str) -> Value {
+        self.gq(&["show", task, "--format", "json"]).exits(0).json()
+    }
+
+    /// Returns the number that a query of the database comes to.
+    pub(crate) fn count(&self, query: &'static str) -> i64 {
+        use sqlx::Connection as _;
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.path("gq.db")).read_only(true);
+        self.runtime.block_on(async {
+            let mut connection =
+                sqlx::sqlite::SqliteConnection::connect_with(&options).await.unwrap();
+            let count = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            count
+        })
+    }
+}
+
+/// Returns the field `name` of each value, as text.
+pub(crate) fn column(values: &[Value], name: &str) -> Vec<String> {
+    let text = |value: &Value| match &value[name] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    values.iter().map(text).collect()
+}
