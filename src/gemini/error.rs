@@ -135,7 +135,7 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 fn classify_success(body: &str) -> Call {
-    let Ok(answer) = serde_json::from_str::<Answer<'_>>(body) else {
+    let Some(answer) = Answer::read(body) else {
         let what = if body.trim().is_empty() { "is empty" } else { "is no JSON, or was cut" };
         let outcome = Outcome::Failed(ErrorKind::MalformedResponse);
         return Call::refused(200, outcome, format!("the answer's body {what}"));
@@ -232,9 +232,13 @@ struct Envelope {
 impl ApiError {
     /// Reads an error body, which may be an object or a list with one object.
     fn read(body: &str) -> Option<Self> {
-        let object = || serde_json::from_str::<Envelope>(body).ok();
-        let list = || serde_json::from_str::<Vec<Envelope>>(body).ok()?.into_iter().next();
-        object().or_else(list).map(|envelope| envelope.error)
+        // A derived reader takes a list for an object's fields in order, so they are told apart here.
+        let envelope = if body.trim_start().starts_with('[') {
+            serde_json::from_str::<Vec<Envelope>>(body).ok()?.into_iter().next()
+        } else {
+            serde_json::from_str::<Envelope>(body).ok()
+        };
+        envelope.map(|envelope| envelope.error)
     }
 
     fn reasons(&self) -> impl Iterator<Item = &str> {

@@ -80,7 +80,13 @@ struct UsageMetadata {
     total_token_count: Option<i64>,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    /// Reads an answer, which is a JSON object; a derived reader would take a list as well.
+    pub(super) fn read(body: &'a str) -> Option<Self> {
+        let body = body.trim_start();
+        body.starts_with('{').then(|| serde_json::from_str(body).ok())?
+    }
+
     pub(super) fn usage(&self) -> Option<Usage> {
         let usage = self.usage_metadata?;
         Some(Usage {
@@ -96,7 +102,7 @@ impl Answer<'_> {
         self.model_version.as_deref().map(str::to_owned)
     }
 
-    fn parts(&self) -> &[Part<'_>] {
+    fn parts(&self) -> &[Part<'a>] {
         self.candidates
             .first()
             .and_then(|candidate| candidate.content.as_ref())
@@ -145,7 +151,7 @@ pub struct AnswerSummary {
 
 /// Reads a stored answer; `None` where it is no JSON object.
 pub fn summarize(raw: &str) -> Option<AnswerSummary> {
-    let answer: Answer<'_> = serde_json::from_str(raw).ok()?;
+    let answer = Answer::read(raw)?;
     Some(AnswerSummary {
         text: answer.text(),
         finish_reason: answer
