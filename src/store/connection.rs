@@ -111,7 +111,8 @@ async fn version(path: &Path) -> Result<Version, StoreError> {
     if std::fs::metadata(path).map_err(StoreError::io("look at", path))?.len() == 0 {
         return Ok(Version::None);
     }
-    let mut connection = read_options(path).connect().await?;
+    let mut connection =
+        read_options(path).connect().await.map_err(|error| foreign(error, path))?;
     let found = read_version(&mut connection, path).await;
     connection.close().await?;
     found
@@ -124,14 +125,12 @@ async fn read_version(
     let row = sqlx::query(
         "SELECT (SELECT user_version FROM pragma_user_version),
                 (SELECT application_id FROM pragma_application_id),
-                (SELECT count(*) FROM sqlite_schema),
+                (SELECT count(*) FROM sqlite_schema WHERE type = 'table'),
                 (SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations')",
     )
     .fetch_one(&mut *connection)
     .await
-    .map_err(|error| {
-        if is_not_a_database(&error) { StoreError::NotOurs(path.to_owned()) } else { error.into() }
-    })?;
+    .map_err(|error| foreign(error, path))?;
     let (version, application, tables, migrations): (i64, i64, i64, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
     if tables == 0 && version == 0 {
@@ -150,6 +149,10 @@ async fn read_version(
         return Err(StoreError::Newer(path.to_owned()));
     }
     Ok(if version == SCHEMA_VERSION { Version::Current } else { Version::Older })
+}
+
+fn foreign(error: sqlx::Error, path: &Path) -> StoreError {
+    if is_not_a_database(&error) { StoreError::NotOurs(path.to_owned()) } else { error.into() }
 }
 
 async fn migrate(path: &Path) -> Result<(), StoreError> {

@@ -1,17 +1,14 @@
-//! What ended attempts, deaths and lost leases do to jobs.
+//! What ended attempts do to jobs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::job::{self, Job, Transition};
-use crate::domain::outcome::{ErrorKind, Outcome, Paid};
-use crate::domain::pacing::OnUnknown;
-use crate::domain::retry;
-use crate::domain::time::{Moment, Timestamp};
+use crate::domain::outcome::{Outcome, Paid};
+use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
-use crate::store::turn::{Ended, Settled, UsedUp, WorkerId};
+use crate::store::turn::{Ended, Settled, UsedUp};
 use crate::store::{StoreError, bulk};
 
 /// A job as the database holds it.
@@ -24,13 +21,14 @@ struct Facts {
 }
 
 /// New values of a job row; `None` leaves a column as it is.
-type JobRow = (i64, &'static str, Option<i64>, i64, i64, Option<i64>, Option<i64>, Option<i64>);
+pub(super) type JobRow =
+    (i64, &'static str, Option<i64>, i64, i64, Option<i64>, Option<i64>, Option<i64>);
 
 /// What one batch's jobs did in this turn.
 #[derive(Default)]
-struct Moved {
-    counts: Counts,
-    used: UsedUp,
+pub(super) struct Moved {
+    pub(super) counts: Counts,
+    pub(super) used: UsedUp,
 }
 
 /// Settles attempts that ended; what they come to is decided by [`job::after_attempt`].
@@ -143,7 +141,7 @@ async fn facts(
 }
 
 /// The columns of an attempt's record, in the order of the statement below.
-type AttemptRow = (
+pub(super) type AttemptRow = (
     (i64, i64, Option<i64>, i64, i64, Option<u16>),
     (String, Option<String>, &'static str),
     Option<[i64; 5]>,
@@ -186,7 +184,7 @@ fn outcome_name(outcome: &Outcome, transition: Transition) -> String {
     }
 }
 
-async fn write_attempts(
+pub(super) async fn write_attempts(
     connection: &mut SqliteConnection,
     attempts: &[AttemptRow],
 ) -> Result<(), StoreError> {
@@ -233,7 +231,10 @@ async fn write_answers(
     Ok(())
 }
 
-async fn write_jobs(connection: &mut SqliteConnection, rows: &[JobRow]) -> Result<(), StoreError> {
+pub(super) async fn write_jobs(
+    connection: &mut SqliteConnection,
+    rows: &[JobRow],
+) -> Result<(), StoreError> {
     for rows in bulk::arrays(rows)? {
         sqlx::query(
             "UPDATE jobs
@@ -305,7 +306,7 @@ pub(super) async fn move_counters(
     Ok(())
 }
 
-async fn use_budget(
+pub(super) async fn use_budget(
     connection: &mut SqliteConnection,
     batch: i64,
     used: &UsedUp,
@@ -324,194 +325,5 @@ async fn use_budget(
             .execute(&mut *connection)
             .await?;
     }
-    Ok(())
-}
-
-/// Compares what runs here by the database with what does, and returns jobs that a person cancelled
-/// or removed. One that another worker took over goes on: its answer is paid for and may be first.
-/// What the database gives us unknown to us was never called: it goes back unharmed.
-pub(super) async fn audit(
-    connection: &mut SqliteConnection,
-    worker: WorkerId,
-    in_flight: &[(i64, i64)],
-) -> Result<Vec<i64>, StoreError> {
-    let held: Vec<(i64, i64, i64)> = sqlx::query_as(
-        "SELECT id, claim, batch_id FROM jobs WHERE state = 'running' AND worker_id = ?1",
-    )
-    .bind(worker.0)
-    .fetch_all(&mut *connection)
-    .await?;
-    let known: HashSet<(i64, i64)> = in_flight.iter().copied().collect();
-    let orphans: Vec<(i64, i64)> = held
-        .iter()
-        .filter(|(job, claim, _)| !known.contains(&(*job, *claim)))
-        .map(|(job, _, batch)| (*job, *batch))
-        .collect();
-    release(connection, &orphans).await?;
-    let held: HashSet<(i64, i64)> = held.into_iter().map(|(job, claim, _)| (job, claim)).collect();
-    let missing: Vec<i64> = known.difference(&held).map(|(job, _)| *job).collect();
-    if missing.is_empty() {
-        return Ok(missing);
-    }
-    Ok(sqlx::query_scalar(
-        "SELECT e.value FROM json_each(?1) AS e LEFT JOIN jobs AS j ON j.id = e.value
-          WHERE j.id IS NULL OR j.state = 'cancelled'",
-    )
-    .bind(bulk::json(&missing)?)
-    .fetch_all(connection)
-    .await?)
-}
-
-async fn release(connection: &mut SqliteConnection, jobs: &[(i64, i64)]) -> Result<(), StoreError> {
-    for (job, batch) in jobs {
-        sqlx::query(
-            "UPDATE jobs SET state = 'pending', worker_id = NULL, lease_until = NULL WHERE id = ?1",
-        )
-        .bind(job)
-        .execute(&mut *connection)
-        .await?;
-        let moved = Counts { pending: 1, running: -1, ..Counts::default() };
-        move_counters(connection, *batch, &moved).await?;
-    }
-    Ok(())
-}
-
-/// Renews the leases of what runs here, and says that the worker lives.
-pub(super) async fn renew(
-    connection: &mut SqliteConnection,
-    worker: WorkerId,
-    moment: Moment,
-    lease: Duration,
-) -> Result<(), StoreError> {
-    let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    // Half a lease is left at the latest when this runs again; earlier ones need no write.
-    sqlx::query(
-        "UPDATE jobs SET lease_until = ?2
-          WHERE state = 'running' AND worker_id = ?1 AND lease_until < ?3",
-    )
-    .bind(worker.0)
-    .bind(moment.boot.saturating_add(lease))
-    .bind(moment.boot.saturating_add(lease / 2))
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query("UPDATE workers SET heartbeat_at = ?2 WHERE id = ?1 AND heartbeat_at < ?3")
-        .bind(worker.0)
-        .bind(moment.now.0)
-        .bind(moment.now.0 - 5_000)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Takes back the jobs of dead workers, and those of others whose lease ran out.
-pub(super) async fn take_back(
-    connection: &mut SqliteConnection,
-    dead: &[WorkerId],
-    expired_but_of: Option<WorkerId>,
-    moment: Moment,
-    on_unknown: OnUnknown,
-) -> Result<u64, StoreError> {
-    let mut taken = 0;
-    for worker in dead {
-        taken += take_from_dead(connection, *worker, moment.now, on_unknown).await?;
-        sqlx::query("DELETE FROM workers WHERE id = ?1")
-            .bind(worker.0)
-            .execute(&mut *connection)
-            .await?;
-    }
-    let Some(own) = expired_but_of else {
-        return Ok(taken);
-    };
-    let expired: Vec<Held> = sqlx::query_as(
-        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at FROM jobs
-          WHERE state = 'running' AND worker_id != ?1 AND lease_until < ?2",
-    )
-    .bind(own.0)
-    .bind(moment.boot)
-    .fetch_all(&mut *connection)
-    .await?;
-    let message = "its worker did not renew the lease";
-    let lost: Vec<AttemptRow> =
-        expired.iter().map(|held| lost_row(held, moment.now, "lease_lost", message)).collect();
-    write_attempts(connection, &lost).await?;
-    let jobs: Vec<(i64, i64)> = expired.iter().map(|held| (held.0, held.2)).collect();
-    release(connection, &jobs).await?;
-    Ok(taken + u64::try_from(jobs.len()).unwrap_or(u64::MAX))
-}
-
-/// A running job: id, claim, batch, attempts, `max_attempts`, deaths, key, start.
-type Held = (i64, i64, i64, i64, i64, i64, Option<i64>, i64);
-
-fn lost_row(held: &Held, now: Timestamp, outcome: &str, message: &str) -> AttemptRow {
-    (
-        (held.0, held.1, held.6, held.7, now.0, None),
-        (outcome.to_owned(), Some(message.to_owned()), Paid::Maybe.as_str()),
-        None,
-    )
-}
-
-async fn take_from_dead(
-    connection: &mut SqliteConnection,
-    worker: WorkerId,
-    now: Timestamp,
-    on_unknown: OnUnknown,
-) -> Result<u64, StoreError> {
-    let held: Vec<Held> = sqlx::query_as(
-        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at FROM jobs
-          WHERE state = 'running' AND worker_id = ?1",
-    )
-    .bind(worker.0)
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut rows: Vec<JobRow> = Vec::new();
-    let mut lost = Vec::new();
-    let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
-    for held in &held {
-        let (id, claim, batch, attempts, max_attempts, deaths, ..) = *held;
-        let job = Job { state: JobState::Running, owned: true, attempts, max_attempts, deaths };
-        let kind = ErrorKind::UnknownOutcome;
-        lost.push(lost_row(
-            held,
-            now,
-            kind.as_str(),
-            "the process died while the call was in flight",
-        ));
-        let batch = moved.entry(batch).or_default();
-        batch.used.calls += 1;
-        batch.counts.running -= 1;
-        if let Transition::Fail(_) = job::after_death(&job, on_unknown) {
-            batch.counts.failed += 1;
-            let failed = JobState::Failed.as_str();
-            rows.push((id, failed, None, attempts, deaths + 1, Some(claim), Some(now.0), None));
-        } else {
-            batch.counts.pending += 1;
-            let pending = JobState::Pending.as_str();
-            rows.push((id, pending, None, attempts, deaths + 1, None, None, None));
-        }
-    }
-    write_attempts(connection, &lost).await?;
-    write_jobs(connection, &rows).await?;
-    for (batch, moved) in moved {
-        move_counters(connection, batch, &moved.counts).await?;
-        use_budget(connection, batch, &moved.used).await?;
-    }
-    Ok(u64::try_from(held.len()).unwrap_or(u64::MAX))
-}
-
-/// Makes jobs due whose time is further off than any delay of ours: a wrong clock set it. A time
-/// that the user set stays.
-pub(super) async fn rebase(
-    connection: &mut SqliteConnection,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE jobs SET due_at = max(?1, coalesce(not_before, ?1))
-          WHERE state = 'pending' AND due_at > ?2
-            AND due_at > coalesce(not_before, 0) + ?2 - ?1",
-    )
-    .bind(now.0)
-    .bind(now.after(retry::LONGEST).0)
-    .execute(connection)
-    .await?;
     Ok(())
 }

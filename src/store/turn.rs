@@ -11,7 +11,7 @@ use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
-use crate::store::{Store, StoreError, claim, keys, settle};
+use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -204,18 +204,18 @@ async fn run(
         report.settled = settle::ended(connection, ended, moment.now).await?;
     }
     if audit {
-        report.lost = settle::audit(connection, worker, &in_flight).await?;
-        settle::renew(connection, worker, moment, policy.lease).await?;
+        report.lost = lease::audit(connection, worker, &in_flight).await?;
+        lease::renew(connection, worker, moment, policy.lease).await?;
     }
     report.taken_back =
-        settle::take_back(connection, &dead, audit.then_some(worker), moment, policy.on_unknown)
+        lease::take_back(connection, &dead, audit.then_some(worker), moment, policy.on_unknown)
             .await?;
     if rebase {
-        settle::rebase(connection, moment.now).await?;
+        lease::rebase(connection, moment.now).await?;
     }
     claim::claim(connection, worker, moment, capacity, &own_keys, &policy, &mut report).await?;
     if audit || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome)) {
-        keys::refresh(connection, &policy.rests, moment.now).await?;
+        key_view::refresh(connection, &policy.rests, moment.now).await?;
     }
     Ok(report)
 }

@@ -229,3 +229,40 @@ fn higher_priority_goes_first() {
         env.mock().requests().iter().map(|call| call.prompt.to_string()).collect();
     assert_eq!(asked, ["high", "usual", "low"]);
 }
+
+#[test]
+fn ten_processes_at_once_share_a_database_that_none_has_made() {
+    let env = TestEnv::new();
+    env.prompts("shared.jsonl", &["one", "two"]);
+    let processes: Vec<_> = (0..10)
+        .map(|number| {
+            let own = format!("own{number}.jsonl");
+            env.prompts(&own, &["three", "four"]);
+            env.spawn(&["enqueue", &own, "shared.jsonl"])
+        })
+        .collect();
+    let mut shared = [0; 4];
+    for process in processes {
+        let lines = process.wait().exits(0).lines();
+        assert_eq!(counts(&lines[0]), [2, 0, 0, 0]);
+        for (sum, count) in shared.iter_mut().zip(counts(&lines[1])) {
+            *sum += count;
+        }
+    }
+    assert_eq!(shared, [2, 18, 0, 0]);
+    assert_eq!(env.status()["queue_size"], json!(22));
+}
+
+#[test]
+fn a_first_start_that_died_is_finished_by_the_next() {
+    let env = TestEnv::new();
+    // What a process leaves that dies between the table of migrations and the first migration.
+    env.execute(
+        "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+             installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL,
+             checksum BLOB NOT NULL, execution_time BIGINT NOT NULL)",
+    );
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    assert_eq!(env.status()["queue_size"], json!(2));
+}

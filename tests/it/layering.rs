@@ -64,3 +64,13 @@ fn each_part_uses_only_what_it_may() {
     }
     assert!(seen > 50, "only {seen} uses were found");
 }
+
+#[test]
+fn no_file_has_more_than_500_lines() {
+    let files = sources(&src());
+    assert!(files.len() > 50, "only {} files were found", files.len());
+    for file in files {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", file.display());
+    }
+}

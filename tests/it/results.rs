@@ -389,3 +389,16 @@ fn keys_are_switched_off_and_on_and_reset() {
     env.prompts("more.jsonl", &["four", "five"]);
     env.gq(&["run", "more.jsonl"]).exits(6);
 }
+
+#[test]
+fn a_file_that_is_no_database_is_named_and_left_as_it_is() {
+    let env = worked();
+    let text = "this is not a database at all, only some text";
+    env.write("other.db", text);
+    for args in [&["status", "--db", "other.db"][..], &["enqueue", "in.jsonl", "--db", "other.db"]]
+    {
+        let ran = env.gq(args).exits(1);
+        assert!(ran.stderr.contains("other.db"), "{}", ran.stderr);
+    }
+    assert_eq!(fs::read_to_string(env.path("other.db")).unwrap(), text);
+}

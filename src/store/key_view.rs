@@ -1,0 +1,113 @@
+//! What people see of keys and slots, and the columns of `keys` that tell it to SQL.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::slot::{Rests, Slot};
+use crate::domain::time::Timestamp;
+use crate::domain::view::{KeyStatus, KeyView, StatusView};
+use crate::store::StoreError;
+use crate::store::keys::{KeyRow, Slots, all, slots};
+
+/// What people see does not depend on a worker's flags, which only decide whether an end of rest
+/// is so far off that a wrong clock must have set it.
+pub(super) fn default_rests() -> Rests {
+    Rests {
+        exhausted_wait: Duration::from_hours(1),
+        fully_exhausted_wait: Duration::from_hours(336),
+        max_exhausted_retries: i64::MAX,
+    }
+}
+
+/// Brings the columns that people read in `keys` up to date; writes only what changed.
+pub(super) async fn refresh(
+    connection: &mut SqliteConnection,
+    rests: &Rests,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for view in views(connection, rests, now).await? {
+        sqlx::query(
+            "UPDATE keys SET status = ?2, exhausted_count = ?3, total_exhausted_count = ?4,
+                    available_at = ?5, reason = ?6
+              WHERE name = ?1 AND (status, exhausted_count, total_exhausted_count, available_at,
+                                   reason) IS NOT (?2, ?3, ?4, ?5, ?6)",
+        )
+        .bind(&view.name)
+        .bind(view.overall.status.as_str())
+        .bind(view.overall.exhausted_count)
+        .bind(view.overall.total_exhausted_count)
+        .bind(view.overall.available_at.map(|time| time.0))
+        .bind(&view.overall.reason)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Reads what people see of the keys; rows that lost their name to another secret are left out.
+pub(super) async fn views(
+    connection: &mut SqliteConnection,
+    rests: &Rests,
+    now: Timestamp,
+) -> Result<Vec<KeyView>, StoreError> {
+    let rows = all(&mut *connection).await?;
+    let slots = slots(&mut *connection).await?;
+    let models: Vec<(i64, String, bool)> = sqlx::query_as(
+        "SELECT id, name,
+                EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)
+                OR EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND model_id = m.id)
+           FROM models AS m ORDER BY name",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .iter()
+        .filter(|row| !row.name.starts_with('#'))
+        .map(|row| key_view(row, &slots, &models, rests, now))
+        .collect())
+}
+
+fn key_view(
+    row: &KeyRow,
+    slots: &Slots,
+    models: &[(i64, String, bool)],
+    rests: &Rests,
+    now: Timestamp,
+) -> KeyView {
+    let any_in_use = models.iter().any(|(_, _, in_use)| *in_use);
+    let mut seen = Vec::new();
+    let mut in_use = Vec::new();
+    for (id, name, used) in models {
+        let slot = slots.get(&(row.id, *id));
+        let view = slot.cloned().unwrap_or_default().view(rests, now);
+        if *used || (!any_in_use && slot.is_some()) {
+            in_use.push(view.clone());
+        }
+        if slot.is_some() {
+            seen.push((name.clone(), view));
+        }
+    }
+    KeyView { name: row.name.clone(), overall: overall(row, &in_use, rests, now), models: seen }
+}
+
+/// A key is as its best model in use is, unless something holds for all of them.
+fn overall(row: &KeyRow, in_use: &[StatusView], rests: &Rests, now: Timestamp) -> StatusView {
+    let best = in_use.iter().min_by_key(|view| (view.status, view.available_at)).cloned();
+    let mut view = best.unwrap_or_else(|| Slot::default().view(rests, now));
+    view.exhausted_count = in_use.iter().map(|view| view.exhausted_count).max().unwrap_or(0);
+    view.total_exhausted_count = in_use.iter().map(|view| view.total_exhausted_count).sum();
+    let own = if row.disabled {
+        Some((KeyStatus::Disabled, None, Some("switched off".to_owned())))
+    } else if let Some(reason) = &row.failed {
+        Some((KeyStatus::FailedInit, None, Some(reason.clone())))
+    } else {
+        row.cooldown_end(rests.fully_exhausted_wait, now)
+            .filter(|_| view.status == KeyStatus::Available)
+            .map(|end| (KeyStatus::Cooldown, Some(end), None))
+    };
+    if let Some((status, available_at, reason)) = own {
+        view = StatusView { status, available_at, reason, ..view };
+    }
+    view
+}
