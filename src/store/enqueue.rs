@@ -135,7 +135,8 @@ where
 struct Adding<'a> {
     options: &'a EnqueueOptions,
     batch: i64,
-    batch_is_new: bool,
+    /// Whether nothing met so far was there already.
+    all_new: bool,
     next_id: i64,
     models: HashMap<String, i64>,
     moved: Counts,
@@ -154,13 +155,10 @@ impl<'a> Adding<'a> {
         .bind(options.now.0)
         .execute(&mut *connection)
         .await?;
-        let (batch, jobs): (i64, i64) = sqlx::query_as(
-            "SELECT id, pending + running + succeeded + failed + cancelled
-               FROM batches WHERE name = ?1",
-        )
-        .bind(&options.batch)
-        .fetch_one(&mut *connection)
-        .await?;
+        let batch: i64 = sqlx::query_scalar("SELECT id FROM batches WHERE name = ?1")
+            .bind(&options.batch)
+            .fetch_one(&mut *connection)
+            .await?;
         let last_id: Option<i64> =
             sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
                 .fetch_optional(&mut *connection)
@@ -168,7 +166,7 @@ impl<'a> Adding<'a> {
         Ok(Self {
             options,
             batch,
-            batch_is_new: jobs == 0,
+            all_new: true,
             next_id: last_id.unwrap_or(0) + 1,
             models: HashMap::new(),
             moved: Counts::default(),
@@ -181,11 +179,17 @@ impl<'a> Adding<'a> {
         connection: &mut SqliteConnection,
         jobs: Vec<NewJob>,
     ) -> Result<(), StoreError> {
-        let mut known = if self.batch_is_new && self.added == Added::default() {
-            HashMap::new()
+        // Mostly all are new, and the index says so without a look-up.
+        let jobs = if self.all_new {
+            match self.try_insert(connection, jobs).await? {
+                Ok(()) => return Ok(()),
+                Err(jobs) => jobs,
+            }
         } else {
-            existing(connection, self.batch, &jobs).await?
+            jobs
         };
+        self.all_new = false;
+        let mut known = existing(connection, self.batch, &jobs).await?;
         let mut fresh: Vec<(i64, NewJob)> = Vec::with_capacity(jobs.len());
         let mut replaced: Vec<(i64, NewJob)> = Vec::new();
         for job in jobs {
@@ -201,8 +205,28 @@ impl<'a> Adding<'a> {
                 Some(old) => self.differing(old.id, old.state, job, &mut replaced)?,
             }
         }
-        self.insert(connection, &fresh).await?;
+        if self.insert(connection, &fresh).await? != fresh.len() {
+            return Err(StoreError::Value("a job that was not there is there".to_owned()));
+        }
         self.replace(connection, &replaced).await
+    }
+
+    /// Inserts `jobs` if all of them are new; else gives them back and leaves nothing.
+    async fn try_insert(
+        &mut self,
+        connection: &mut SqliteConnection,
+        jobs: Vec<NewJob>,
+    ) -> Result<Result<(), Vec<NewJob>>, StoreError> {
+        sqlx::query("SAVEPOINT fresh").execute(&mut *connection).await?;
+        let fresh: Vec<(i64, NewJob)> = (self.next_id..).zip(jobs).collect();
+        let inserted = self.insert(connection, &fresh).await?;
+        if inserted == fresh.len() {
+            sqlx::query("RELEASE fresh").execute(connection).await?;
+            return Ok(Ok(()));
+        }
+        sqlx::query("ROLLBACK TO fresh").execute(&mut *connection).await?;
+        sqlx::query("RELEASE fresh").execute(connection).await?;
+        Ok(Err(fresh.into_iter().map(|(_, job)| job).collect()))
     }
 
     /// Decides what becomes of `job`, whose name exists with other content.
@@ -237,36 +261,49 @@ impl<'a> Adding<'a> {
         &mut self,
         connection: &mut SqliteConnection,
         fresh: &[(i64, NewJob)],
-    ) -> Result<(), StoreError> {
-        let added = i64::try_from(fresh.len()).unwrap_or(i64::MAX);
+    ) -> Result<usize, StoreError> {
+        let mut inserted = 0;
         let mut hot = Vec::with_capacity(fresh.len());
         for (id, job) in fresh {
             let model = self.model(connection, &job.model).await?;
             let due = job.not_before.unwrap_or(self.options.now).0;
             let not_before = job.not_before.map(|time| time.0);
-            let names = (id, &job.task_id, job.line, model);
-            hot.push((names, job.priority, due, job.max_attempts, not_before));
+            hot.push((
+                id,
+                &job.task_id,
+                job.line,
+                model,
+                job.priority,
+                due,
+                job.max_attempts,
+                not_before,
+            ));
         }
         for rows in bulk::arrays(&hot)? {
-            sqlx::query(
+            let done = sqlx::query(
                 "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at,
                                    max_attempts, not_before, created_at)
-                 SELECT value ->> '$[0][0]', ?2, value ->> '$[0][1]', value ->> '$[0][2]',
-                        value ->> '$[0][3]', value ->> 1, value ->> 2, value ->> 3, value ->> 4,
-                        ?3
-                   FROM json_each(?1)",
+                 SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+                        value ->> 5, value ->> 6, value ->> 7, ?3
+                   FROM json_each(?1) WHERE true
+                 ON CONFLICT (batch_id, task_id) DO NOTHING",
             )
             .bind(rows)
             .bind(self.batch)
             .bind(self.options.now.0)
             .execute(&mut *connection)
             .await?;
+            inserted += usize::try_from(done.rows_affected()).unwrap_or(usize::MAX);
+        }
+        if inserted != fresh.len() {
+            return Ok(inserted);
         }
         write_inputs(connection, fresh).await?;
+        let added = i64::try_from(inserted).unwrap_or(i64::MAX);
         self.next_id += added;
         self.moved.pending += added;
         self.added.enqueued += u64::try_from(added).unwrap_or(0);
-        Ok(())
+        Ok(inserted)
     }
 
     async fn replace(
