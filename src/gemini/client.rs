@@ -4,12 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use reqwest::{NoProxy, Proxy, Response};
 
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
-use crate::gemini::error::{Call, classify, one_line};
+use crate::gemini::error::{classify, one_line};
+use crate::gemini::quota::retry_after;
 use crate::gemini::redact;
+
+pub use crate::gemini::error::Call;
 
 /// No answer is longer: the longest that the queue takes.
 const LONGEST_ANSWER: usize = 256 << 20;
@@ -28,6 +31,11 @@ impl ApiKey {
     /// Takes the secret.
     pub fn new(secret: impl Into<Arc<str>>) -> Self {
         Self(secret.into())
+    }
+
+    /// Returns the secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
     }
 
     /// Returns the secret as a header, if it can be one.
@@ -185,11 +193,8 @@ fn escaped(segment: &str) -> String {
 
 async fn read(mut response: Response, key: &ApiKey) -> Call {
     let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.trim().parse().ok());
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, header(DATE)));
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
