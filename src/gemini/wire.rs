@@ -122,7 +122,7 @@ impl<'a> Answer<'a> {
         self.model_version.as_deref().map(str::to_owned)
     }
 
-    fn parts(&self) -> &[Part<'_>] {
+    fn parts(&self) -> &[Part<'a>] {
         self.candidates
             .first()
             .and_then(|candidate| candidate.content.as_ref())

@@ -7,6 +7,8 @@
 mod bulk;
 mod claim;
 mod connection;
+#[cfg(test)]
+mod contract;
 mod enqueue;
 mod error;
 mod keys;

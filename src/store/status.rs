@@ -83,13 +83,16 @@ impl Store {
         if counts.pending == 0 || counts.running > 0 {
             return Ok(None);
         }
-        let first_due: Option<i64> = sqlx::query_scalar(
-            "SELECT min((SELECT min(due_at) FROM jobs WHERE state = 'pending' AND model_id = m.id))
-               FROM models AS m",
+        // Finds the first one that is due, which mostly is the first it looks at.
+        let any_due: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM models AS m CROSS JOIN jobs AS j INDEXED BY jobs_due
+                             WHERE j.state = 'pending' AND j.model_id = m.id AND j.due_at <= ?1)",
         )
+        .bind(now.0)
         .fetch_one(&self.readers)
         .await?;
-        if let Some(due) = first_due.filter(|due| *due > now.0) {
+        let first_due: Option<i64> = if any_due { None } else { self.first_due().await? };
+        if let Some(due) = first_due {
             let reason = "no job is due yet".to_owned();
             return Ok(Some(Waiting { reason, until: Some(Timestamp(due)) }));
         }
@@ -108,5 +111,14 @@ impl Store {
         }
         let until = alive.iter().filter_map(|key| key.overall.available_at).min();
         Ok(Some(Waiting { reason: format!("all {} keys rest", alive.len()), until }))
+    }
+
+    async fn first_due(&self) -> Result<Option<i64>, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT min((SELECT min(due_at) FROM jobs WHERE state = 'pending' AND model_id = m.id))
+               FROM models AS m",
+        )
+        .fetch_one(&self.readers)
+        .await?)
     }
 }

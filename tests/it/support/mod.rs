@@ -1,7 +1,7 @@
 //! A folder, a clean environment and a stand-in for one test.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -11,6 +11,8 @@ use gq::mock::MockServer;
 use gq::mock::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -172,6 +174,10 @@ impl TestEnv {
         std::fs::write(self.path(name), content).unwrap();
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Writes an input file with a line for each prompt; the task ids are `t1`, `t2`, ….
     pub(crate) fn prompts<P: AsRef<str>>(&self, name: &str, prompts: &[P]) {
         let line = |(index, prompt): (usize, &P)| {
@@ -244,16 +250,27 @@ impl TestEnv {
 
     /// Returns the number that a query of the database comes to.
     pub(crate) fn count(&self, query: &'static str) -> i64 {
-        use sqlx::Connection as _;
-        let options =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(self.path("gq.db")).read_only(true);
         self.runtime.block_on(async {
-            let mut connection =
-                sqlx::sqlite::SqliteConnection::connect_with(&options).await.unwrap();
+            let mut connection = self.connect().await;
             let count = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
             connection.close().await.unwrap();
             count
         })
+    }
+
+    /// Changes the database behind the back of `gq`.
+    pub(crate) fn execute(&self, statement: &'static str) {
+        self.runtime.block_on(async {
+            let mut connection = self.connect().await;
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        });
+    }
+
+    async fn connect(&self) -> SqliteConnection {
+        let options =
+            SqliteConnectOptions::new().filename(self.path("gq.db")).create_if_missing(true);
+        SqliteConnection::connect_with(&options).await.unwrap()
     }
 }
 

@@ -1,0 +1,126 @@
+//! How fast the queue is: `cargo bench`. Runs the real binary on generated input, prints a table.
+//!
+//! `GQ_BENCH_LINES` sets the number of lines of the large input (default 1,000,000). The ratio
+//! column compares with a baseline of the same run: writing and syncing the input's bytes for an
+//! enqueue, the time of an empty `gq --version` for a status.
+
+#![expect(clippy::print_stdout, reason = "the table is what this is for")]
+#![expect(clippy::expect_used, reason = "a benchmark that cannot go on ends")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const DRAINED: u32 = 100_000;
+
+fn main() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lines: u32 =
+        std::env::var("GQ_BENCH_LINES").ok().and_then(|it| it.parse().ok()).unwrap_or(1_000_000);
+    println!("{:<34} {:>14} {:>12} {:>10}", "measure", "figure", "baseline", "ratio");
+    enqueue_and_status(folder.path(), lines);
+    drain(folder.path());
+}
+
+fn gq(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gq"));
+    command.current_dir(folder).env_clear().env("GEMINI_API_KEY", "benchmark-key-0123456789");
+    command
+}
+
+fn enqueue_and_status(folder: &Path, lines: u32) {
+    let file = folder.join("large.jsonl");
+    let baseline = write_lines(&file, lines);
+    let (took, peak) = measured(gq(folder).args(["enqueue", "large.jsonl"]));
+    let rate = f64::from(lines) / took.as_secs_f64();
+    let plain = f64::from(lines) / baseline.as_secs_f64();
+    row("enqueue, rows/s", rate, Some(plain));
+    row("enqueue, peak memory in MB", peak, None);
+    let (status, _) = fastest(|| measured(gq(folder).args(["status", "--format", "json"])));
+    let (version, _) = fastest(|| measured(gq(folder).arg("--version")));
+    row("status, ms", millis(status), Some(millis(version)));
+    for part in ["", "-wal", "-shm"] {
+        // The parts that a clean end removed are not there.
+        let _ = std::fs::remove_file(folder.join(format!("gq.db{part}")));
+    }
+    std::fs::remove_file(file).expect("the input is there");
+}
+
+fn drain(folder: &Path) {
+    write_lines(&folder.join("drained.jsonl"), DRAINED);
+    let (_, _) = measured(gq(folder).args(["enqueue", "drained.jsonl"]));
+    let mut stand_in = gq(folder)
+        .args(["mock", "--port", "0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the stand-in starts");
+    let mut url = String::new();
+    let output = stand_in.stdout.as_mut().expect("its output is piped");
+    BufReader::new(output).read_line(&mut url).expect("it prints its address");
+    let args = ["work", "--drain", "--workers", "64", "--base-url", url.trim()];
+    let (took, peak) = measured(gq(folder).args(args));
+    row("drain, 64 workers, jobs/s", f64::from(DRAINED) / took.as_secs_f64(), None);
+    row("drain, peak memory in MB", peak, None);
+    stand_in.kill().expect("the stand-in runs");
+    stand_in.wait().expect("the stand-in ends");
+}
+
+/// Writes lines of about 300 bytes and returns how long that took, to disk.
+fn write_lines(path: &PathBuf, lines: u32) -> Duration {
+    let started = Instant::now();
+    let mut file = BufWriter::new(File::create(path).expect("the input can be made"));
+    let filler = "x".repeat(190);
+    for number in 0..lines {
+        writeln!(
+            file,
+            r#"{{"prompt": "What is item {number}? {filler}", "metadata": {{"task_id": "task_{number}", "category": "benchmark"}}}}"#
+        )
+        .expect("there is room");
+    }
+    let file = file.into_inner().expect("there is room");
+    file.sync_all().expect("there is room");
+    started.elapsed()
+}
+
+fn fastest(run: impl Fn() -> (Duration, f64)) -> (Duration, f64) {
+    (0..5).map(|_| run()).min_by_key(|(took, _)| *took).expect("five runs")
+}
+
+/// Runs a command to its end; returns its time and its peak memory in megabytes.
+fn measured(command: &mut Command) -> (Duration, f64) {
+    let started = Instant::now();
+    let mut child =
+        command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("gq starts");
+    let mut peak = 0.0_f64;
+    let status = loop {
+        peak = peak.max(peak_memory(&child));
+        match child.try_wait().expect("gq can be waited for") {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    assert!(status.success(), "{status}");
+    (started.elapsed(), peak)
+}
+
+fn peak_memory(child: &Child) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("");
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn row(measure: &str, figure: f64, baseline: Option<f64>) {
+    match baseline {
+        Some(baseline) => {
+            println!("{measure:<34} {figure:>14.1} {baseline:>12.1} {:>10.2}", figure / baseline);
+        }
+        None => println!("{measure:<34} {figure:>14.1} {:>12} {:>10}", "-", "-"),
+    }
+}

@@ -1,0 +1,303 @@
+//! What any store has to do: each method with several jobs and two connections.
+
+use std::time::Duration;
+
+use crate::domain::input::NewJob;
+use crate::domain::job::Transition;
+use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome, Paid, Usage};
+use crate::domain::pacing::OnUnknown;
+use crate::domain::slot::Rests;
+use crate::domain::time::{Moment, Timestamp};
+use crate::domain::view::{Counts, JobState, KeyStatus};
+use crate::store::{
+    Access, Budget, Claimed, Ended, EnqueueOptions, FoundKey, OnConflict, Policy, ResultFilter,
+    Selection, Store, StoreError, TurnReport, TurnRequest, WorkerId,
+};
+
+const NOW: Timestamp = Timestamp(1_795_500_000_000);
+
+struct Bench {
+    _folder: tempfile::TempDir,
+    first: Store,
+    second: Store,
+    keys: Vec<i64>,
+}
+
+impl Bench {
+    async fn with_jobs(jobs: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("q.db");
+        let first = Store::open(&path, Access::Write).await.unwrap();
+        let second = Store::open(&path, Access::Write).await.unwrap();
+        let found = ["A", "B"].map(|name| FoundKey { name, secret: name, is_sendable: true });
+        let keys = first.register_keys(&found).await.unwrap().iter().map(|key| key.id).collect();
+        let bench = Self { _folder: folder, first, second, keys };
+        bench.enqueue((0..jobs).map(|number| job(number, "x")), OnConflict::Refuse).await.unwrap();
+        bench
+    }
+
+    async fn enqueue(
+        &self,
+        jobs: impl Iterator<Item = NewJob> + Send + 'static,
+        on_conflict: OnConflict,
+    ) -> Result<crate::store::Added, StoreError> {
+        let options = EnqueueOptions { batch: "b".into(), on_conflict, now: NOW };
+        let added = self.first.enqueue(vec![(options, jobs.map(Ok::<_, StoreError>))]).await?;
+        Ok(added[0].clone())
+    }
+
+    async fn claim(&self, store: &Store, worker: i64, capacity: usize) -> Vec<Claimed> {
+        let request = self.request(worker, capacity);
+        store.turn(request, policy()).await.unwrap().claimed
+    }
+
+    async fn settle(&self, store: &Store, worker: i64, ended: Vec<Ended>) -> TurnReport {
+        let request = TurnRequest { ended, ..self.request(worker, 0) };
+        store.turn(request, policy()).await.unwrap()
+    }
+
+    fn request(&self, worker: i64, capacity: usize) -> TurnRequest {
+        TurnRequest {
+            worker: WorkerId(worker),
+            moment: Moment { now: NOW, boot: 1_000 },
+            ended: Vec::new(),
+            capacity,
+            keys: self.keys.clone(),
+            in_flight: Vec::new(),
+            audit: false,
+            rebase: false,
+            dead: Vec::new(),
+        }
+    }
+
+    async fn counts(&self) -> Counts {
+        self.second.count(&ResultFilter::default()).await.unwrap()
+    }
+
+    async fn states(&self) -> Vec<JobState> {
+        let page = self.second.results(&ResultFilter::default(), 0).await.unwrap();
+        page.jobs.iter().map(|job| job.state).collect()
+    }
+}
+
+fn job(number: u64, text: &str) -> NewJob {
+    NewJob {
+        task_id: format!("t{number}"),
+        line: number + 1,
+        model: "m".into(),
+        priority: 0,
+        max_attempts: 2,
+        not_before: None,
+        request: format!("{{\"contents\":[\"{text}\"]}}"),
+        metadata: None,
+        digest: [text.as_bytes()[0]; 16],
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        batch: None,
+        lease: Duration::from_mins(1),
+        rests: Rests {
+            exhausted_wait: Duration::from_mins(2),
+            fully_exhausted_wait: Duration::from_hours(12),
+            max_exhausted_retries: 3,
+        },
+        key_cooldown: Duration::ZERO,
+        api_call_interval: Duration::ZERO,
+        on_unknown: OnUnknown::Retry,
+        budget: Budget::default(),
+    }
+}
+
+fn ended(claimed: &Claimed, outcome: Outcome) -> Ended {
+    let answered = outcome == Outcome::Answered;
+    Ended {
+        job: claimed.job,
+        claim: claimed.claim,
+        key: claimed.key,
+        model: claimed.model,
+        started_at: NOW,
+        ended_at: NOW,
+        outcome,
+        http_status: Some(200),
+        message: None,
+        paid: Paid::Yes,
+        usage: Some(Usage { total_tokens: 7, prompt_tokens: 7, ..Usage::default() }),
+        cost: 0,
+        raw: answered.then(|| "{\"candidates\":[]}".into()),
+        jitter: 0.0,
+    }
+}
+
+#[tokio::test]
+async fn two_workers_never_claim_the_same_job() {
+    let bench = Bench::with_jobs(10).await;
+    let mut claimed = bench.claim(&bench.first, 1, 4).await;
+    claimed.extend(bench.claim(&bench.second, 2, 100).await);
+    let mut jobs: Vec<i64> = claimed.iter().map(|claimed| claimed.job).collect();
+    jobs.sort_unstable();
+    assert_eq!(jobs, (1..=10).collect::<Vec<_>>());
+    assert_eq!(bench.counts().await, Counts { running: 10, ..Counts::default() });
+    let keys: Vec<i64> = claimed.iter().map(|claimed| claimed.key).collect();
+    assert!(bench.keys.iter().all(|key| keys.contains(key)), "work is spread over the keys");
+}
+
+#[tokio::test]
+async fn an_end_moves_its_own_job_and_no_other() {
+    let bench = Bench::with_jobs(3).await;
+    let claimed = bench.claim(&bench.first, 1, 3).await;
+    let blocked = ended(&claimed[1], Outcome::Failed(ErrorKind::Blocked));
+    bench.settle(&bench.first, 1, vec![ended(&claimed[0], Outcome::Answered), blocked]).await;
+    assert_eq!(bench.states().await, [JobState::Succeeded, JobState::Failed, JobState::Running]);
+    let counts = Counts { running: 1, succeeded: 1, failed: 1, ..Counts::default() };
+    assert_eq!(bench.counts().await, counts);
+}
+
+#[tokio::test]
+async fn settling_the_same_ends_again_changes_nothing() {
+    let bench = Bench::with_jobs(2).await;
+    let claimed = bench.claim(&bench.first, 1, 2).await;
+    let ends = || claimed.iter().map(|it| ended(it, Outcome::Answered)).collect::<Vec<_>>();
+    bench.settle(&bench.first, 1, ends()).await;
+    let again = bench.settle(&bench.second, 1, ends()).await;
+    assert!(again.settled.iter().all(|it| it.transition == Transition::Ignore));
+    assert_eq!(bench.counts().await, Counts { succeeded: 2, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn a_late_success_is_kept_and_a_late_failure_is_not() {
+    let bench = Bench::with_jobs(2).await;
+    let late = bench.claim(&bench.first, 1, 2).await;
+    // Worker 2 finds that worker 1's leases have run out.
+    let moment = Moment { now: NOW, boot: 100_000 };
+    let request = TurnRequest { moment, audit: true, ..bench.request(2, 2) };
+    let report = bench.second.turn(request, policy()).await.unwrap();
+    assert_eq!((report.taken_back, report.claimed.len()), (2, 2));
+    let ends = vec![
+        ended(&late[0], Outcome::Answered),
+        ended(&late[1], Outcome::Failed(ErrorKind::Blocked)),
+    ];
+    bench.settle(&bench.first, 1, ends).await;
+    assert_eq!(bench.states().await, [JobState::Succeeded, JobState::Running]);
+}
+
+#[tokio::test]
+async fn the_dead_give_their_jobs_back_until_the_third_death() {
+    let bench = Bench::with_jobs(2).await;
+    for death in 1..=3 {
+        let worker = death * 10;
+        assert_eq!(bench.claim(&bench.first, worker, 2).await.len(), 2);
+        let request = TurnRequest { dead: vec![WorkerId(worker)], ..bench.request(1, 0) };
+        assert_eq!(bench.second.turn(request, policy()).await.unwrap().taken_back, 2);
+    }
+    let page = bench.first.results(&ResultFilter::default(), 0).await.unwrap();
+    for job in page.jobs {
+        assert_eq!(job.error.unwrap().kind, ErrorKind::UnknownOutcome);
+        assert_eq!(job.attempts, 0);
+    }
+    assert_eq!(bench.counts().await, Counts { failed: 2, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn a_429_rests_its_slot_and_costs_no_attempt() {
+    let bench = Bench::with_jobs(2).await;
+    let claimed = bench.claim(&bench.first, 1, 1).await;
+    let day = ended(&claimed[0], Outcome::Exhausted(Exhaustion::Day));
+    bench.settle(&bench.first, 1, vec![day]).await;
+    let again = bench.claim(&bench.second, 2, 2).await;
+    assert!(again.iter().all(|next| next.key != claimed[0].key), "the other key does both");
+    assert_eq!(again.len(), 2);
+    let keys = bench.second.keys(NOW).await.unwrap();
+    let mut states: Vec<KeyStatus> = keys.iter().map(|key| key.overall.status).collect();
+    states.sort_unstable();
+    assert_eq!(states, [KeyStatus::Available, KeyStatus::FullyExhausted]);
+}
+
+#[tokio::test]
+async fn what_was_claimed_unknown_to_the_worker_goes_back() {
+    let bench = Bench::with_jobs(2).await;
+    let claimed = bench.claim(&bench.first, 1, 2).await;
+    let in_flight = vec![(claimed[0].job, claimed[0].claim)];
+    let request = TurnRequest { audit: true, in_flight, ..bench.request(1, 0) };
+    bench.first.turn(request, policy()).await.unwrap();
+    assert_eq!(bench.states().await, [JobState::Running, JobState::Pending]);
+}
+
+#[tokio::test]
+async fn the_same_again_is_skipped_and_a_conflict_stores_nothing() {
+    let bench = Bench::with_jobs(2).await;
+    let same = bench.enqueue((0..3).map(|it| job(it, "x")), OnConflict::Refuse).await.unwrap();
+    assert_eq!((same.enqueued, same.skipped), (1, 2));
+    let other = (2..5).rev().map(|it| job(it, "y"));
+    let refused = bench.enqueue(other.clone(), OnConflict::Refuse).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { task_id, line: 3, .. } if task_id == "t2"));
+    assert_eq!(bench.counts().await, Counts { pending: 3, ..Counts::default() });
+    let replaced = bench.enqueue(other, OnConflict::Replace).await.unwrap();
+    assert_eq!((replaced.enqueued, replaced.replaced), (2, 1));
+    assert_eq!(bench.counts().await, Counts { pending: 5, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn an_attempt_at_replaced_content_does_not_count() {
+    let bench = Bench::with_jobs(2).await;
+    let late = bench.claim(&bench.first, 1, 1).await;
+    let request = TurnRequest { dead: vec![WorkerId(1)], ..bench.request(2, 0) };
+    bench.second.turn(request, policy()).await.unwrap();
+    bench.enqueue(std::iter::once(job(0, "y")), OnConflict::Replace).await.unwrap();
+    bench.settle(&bench.first, 1, vec![ended(&late[0], Outcome::Answered)]).await;
+    assert_eq!(bench.states().await, [JobState::Pending, JobState::Pending]);
+}
+
+#[tokio::test]
+async fn people_change_just_the_jobs_they_name() {
+    let bench = Bench::with_jobs(3).await;
+    let one = Selection { task_ids: vec!["t1".into()], ..Selection::default() };
+    assert_eq!(bench.first.cancel(one.clone(), NOW).await.unwrap(), 1);
+    let counts = Counts { pending: 2, cancelled: 1, ..Counts::default() };
+    assert_eq!(bench.counts().await, counts);
+    assert_eq!(bench.second.prune(NOW, None).await.unwrap(), 1);
+    assert_eq!(bench.second.retry(one, NOW).await.unwrap(), 0);
+    assert_eq!(bench.states().await, [JobState::Pending, JobState::Pending]);
+}
+
+#[tokio::test]
+async fn times_that_a_wrong_clock_set_are_put_right_and_the_users_stay() {
+    let bench = Bench::with_jobs(0).await;
+    let tomorrow = NOW.after(Duration::from_hours(24));
+    let waiting = NewJob { not_before: Some(tomorrow), ..job(0, "x") };
+    bench.enqueue(vec![waiting, job(1, "x")].into_iter(), OnConflict::Refuse).await.unwrap();
+    // The clock turns out to have been a year ahead.
+    let moment = Moment { now: Timestamp(NOW.0 - 31_536_000_000), boot: 1_000 };
+    let request = TurnRequest { moment, rebase: true, ..bench.request(1, 9) };
+    let claimed = bench.first.turn(request, policy()).await.unwrap().claimed;
+    assert_eq!(claimed.iter().map(|it| it.task_id.as_str()).collect::<Vec<_>>(), ["t1"]);
+}
+
+#[tokio::test]
+async fn claims_use_their_index_on_a_database_that_was_never_analysed() {
+    let bench = Bench::with_jobs(2).await;
+    for (query, index) in [
+        (
+            "SELECT id, due_at FROM jobs INDEXED BY jobs_due
+              WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
+                AND due_at <= ?4 ORDER BY due_at, id LIMIT ?5",
+            "SEARCH jobs USING COVERING INDEX jobs_due (model_id=? AND priority=? AND due_at<?)",
+        ),
+        (
+            "UPDATE jobs SET attempts = e.attempts
+               FROM (SELECT value ->> 0 AS id, value ->> 1 AS attempts FROM json_each(?1)) AS e
+              WHERE jobs.id = e.id",
+            "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)",
+        ),
+    ] {
+        let rows: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}")))
+                .fetch_all(&bench.first.readers)
+                .await
+                .unwrap();
+        let plan: Vec<&str> = rows.iter().map(|row| row.3.as_str()).collect();
+        assert!(plan.contains(&index), "{plan:?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
+    }
+}
