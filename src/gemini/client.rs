@@ -4,15 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{NoProxy, Proxy, Response};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
+use reqwest::{ClientBuilder, NoProxy, Proxy, Response};
 
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
-use crate::gemini::error::{Call, classify, one_line};
+use crate::gemini::error::{classify, one_line};
+use crate::gemini::quota::retry_after;
 use crate::gemini::redact;
+
+pub use crate::gemini::error::Call;
 
 /// No answer is longer: the longest that the queue takes.
 const LONGEST_ANSWER: usize = 256 << 20;
+
+/// Room made at once for an answer that names its length; a longer one may not be true.
+const LARGEST_GUESS: usize = 1 << 20;
 
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,6 +34,11 @@ impl ApiKey {
     /// Takes the secret.
     pub fn new(secret: impl Into<Arc<str>>) -> Self {
         Self(secret.into())
+    }
+
+    /// Returns the secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
     }
 
     /// Returns the secret as a header, if it can be one.
@@ -106,22 +117,16 @@ impl Client {
     pub fn new(options: &ClientOptions) -> Result<Self, BuildError> {
         // Fails only where a provider is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(options.request_timeout)
-            .pool_max_idle_per_host(usize::MAX)
-            .user_agent(concat!("gq/", env!("CARGO_PKG_VERSION")));
-        if options.direct {
-            builder = builder.no_proxy();
-        }
-        for proxy in options.proxy.as_ref().map(proxies).transpose()?.unwrap_or_default() {
-            builder = builder.proxy(proxy);
-        }
-        let http = builder.build().map_err(|error| BuildError(chain(&error.without_url())))?;
-        Ok(Self { http, base_url: options.base_url.trim_end_matches('/').into() })
+        let base_url = options.base_url.trim_end_matches('/');
+        let http = match builder(options)?.build() {
+            // Plain HTTP needs no certificates, and a small container may have none.
+            Err(_) if base_url.starts_with("http://") => {
+                builder(options)?.tls_certs_only(std::iter::empty()).build()
+            }
+            built => built,
+        };
+        let http = http.map_err(|error| BuildError(chain(&error.without_url())))?;
+        Ok(Self { http, base_url: base_url.into() })
     }
 
     /// Sends one generateContent request; `body` goes out as it is.
@@ -156,7 +161,8 @@ impl Client {
         };
         let message = call.message.unwrap_or_default();
         match call.outcome {
-            _ if call.http_status == Some(200) => KeyCheck::Good,
+            // A list of models is JSON without candidates.
+            Outcome::Failed(ErrorKind::Empty) => KeyCheck::Good,
             Outcome::BadKey => KeyCheck::Bad { reason: message },
             Outcome::Exhausted(_) => KeyCheck::Exhausted,
             _ => KeyCheck::Unreachable { message },
@@ -164,11 +170,30 @@ impl Client {
     }
 }
 
+fn builder(options: &ClientOptions) -> Result<ClientBuilder, BuildError> {
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(options.request_timeout)
+        .pool_max_idle_per_host(usize::MAX)
+        .user_agent(concat!("gq/", env!("CARGO_PKG_VERSION")));
+    if options.direct {
+        return Ok(builder.no_proxy());
+    }
+    for proxy in options.proxy.as_ref().map(proxies).transpose()?.unwrap_or_default() {
+        builder = builder.proxy(proxy);
+    }
+    Ok(builder)
+}
+
 /// Returns the path of a model: `gemini-x`, `models/gemini-x` or `tunedModels/x`.
 fn model_path(model: &str) -> String {
-    let model = model.strip_prefix("models/").unwrap_or(model);
-    let (collection, name) = model.split_once('/').unwrap_or(("models", model));
-    format!("{}/{}", escaped(collection), escaped(name))
+    match model.strip_prefix("tunedModels/") {
+        Some(name) => format!("tunedModels/{}", escaped(name)),
+        None => format!("models/{}", escaped(model.strip_prefix("models/").unwrap_or(model))),
+    }
 }
 
 fn escaped(segment: &str) -> String {
@@ -185,31 +210,12 @@ fn escaped(segment: &str) -> String {
 
 async fn read(mut response: Response, key: &ApiKey) -> Call {
     let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.trim().parse().ok());
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => {
-                body.extend_from_slice(&chunk);
-            }
-            Ok(Some(_)) => {
-                let message = "the answer is longer than 256 MB".to_owned();
-                let kind = ErrorKind::MalformedResponse;
-                let call = Call::without_answer(kind, message, Paid::Maybe);
-                return Call { http_status: Some(status), ..call };
-            }
-            Ok(None) => break,
-            Err(error) => {
-                let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Network };
-                let message = one_line(&chain(&error.without_url()));
-                let call = Call::without_answer(kind, message, Paid::Maybe);
-                return Call { http_status: Some(status), ..call };
-            }
-        }
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, header(DATE)));
+    let (body, fault) = read_body(&mut response).await;
+    // What a status says holds without the rest of the page; a 200 says nothing without its body.
+    if let Some(call) = fault.filter(|_| status == 200) {
+        return Call { http_status: Some(status), ..call };
     }
     let text = String::from_utf8(body)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
@@ -221,6 +227,29 @@ async fn read(mut response: Response, key: &ApiKey) -> Call {
     }
 }
 
+/// Returns what came of a body, and what went wrong if that is not all of it.
+async fn read_body(response: &mut Response) -> (Vec<u8>, Option<Call>) {
+    let expected = response.content_length().and_then(|length| usize::try_from(length).ok());
+    let mut body = Vec::with_capacity(expected.unwrap_or(0).min(LARGEST_GUESS));
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => {
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Some(_)) => {
+                let message = "the answer is longer than 256 MB".to_owned();
+                let kind = ErrorKind::MalformedResponse;
+                return (body, Some(Call::without_answer(kind, message, Paid::Maybe)));
+            }
+            Ok(None) => return (body, None),
+            Err(error) => {
+                let what = "the answer was cut";
+                return (body, Some(broken(error, what, Paid::Maybe)));
+            }
+        }
+    }
+}
+
 impl Call {
     fn map_message(mut self, change: impl FnOnce(String) -> String) -> Self {
         self.message = self.message.map(change);
@@ -228,11 +257,28 @@ impl Call {
     }
 }
 
-/// A refused connection costs nothing; after that, whatever went wrong may have been paid for.
+/// A connection that never stood costs nothing; after that, whatever went wrong may have been paid.
 fn not_sent(error: reqwest::Error) -> Call {
-    let paid = if error.is_connect() { Paid::No } else { Paid::Maybe };
-    let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Network };
-    Call::without_answer(kind, one_line(&chain(&error.without_url())), paid)
+    if error.is_connect() {
+        broken(error, "could not connect", Paid::No)
+    } else {
+        broken(error, "the connection broke before an answer came", Paid::Maybe)
+    }
+}
+
+fn broken(error: reqwest::Error, what: &str, paid: Paid) -> Call {
+    if error.is_timeout() {
+        let late = if error.is_connect() { "no connection" } else { "no whole answer" };
+        let message = format!("{late} within the time limit");
+        return Call::without_answer(ErrorKind::Timeout, message, paid);
+    }
+    let causes = chain(&error.without_url());
+    // The outer layers only repeat that a request failed.
+    let cause = ["client error (Connect): ", "client error (SendRequest): "]
+        .iter()
+        .find_map(|layer| Some(causes.split_once(layer)?.1))
+        .unwrap_or(&causes);
+    Call::without_answer(ErrorKind::Network, one_line(&format!("{what}: {cause}")), paid)
 }
 
 fn proxies(settings: &ProxySettings) -> Result<Vec<Proxy>, BuildError> {
@@ -268,7 +314,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::domain::outcome::Exhaustion;
 
     #[test]
     fn a_key_is_never_shown() {
@@ -284,8 +334,160 @@ mod tests {
             ("models/gemini-2.5-flash", "models/gemini-2.5-flash"),
             ("tunedModels/mine", "tunedModels/mine"),
             ("odd?name", "models/odd%3Fname"),
+            ("../files/x", "models/..%2Ffiles%2Fx"),
         ] {
             assert_eq!(model_path(model), path);
+        }
+    }
+
+    const KEY: &str = "canary-secret-0123456789";
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+
+    /// What the server does once it has read a request.
+    enum Then {
+        Close,
+        Reset,
+        Stall,
+    }
+
+    fn options(base_url: String) -> ClientOptions {
+        let request_timeout = Duration::from_secs(20);
+        ClientOptions { base_url, request_timeout, proxy: None, direct: true }
+    }
+
+    /// Serves one connection: reads a whole request, writes `answer`, and returns the request.
+    async fn serve(listener: TcpListener, answer: String, then: Then) -> String {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        let request = loop {
+            let count = socket.read(&mut buffer).await.unwrap();
+            seen.extend_from_slice(&buffer[..count]);
+            let text = String::from_utf8_lossy(&seen).into_owned();
+            if count == 0 || text.ends_with("{}") || text.starts_with("GET") {
+                break text;
+            }
+        };
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        match then {
+            Then::Close => {}
+            Then::Reset => socket.set_zero_linger().unwrap(),
+            // Ends when the client gives up and hangs up.
+            Then::Stall => drop(socket.read(&mut buffer).await),
+        }
+        request
+    }
+
+    async fn call_with(answer: &str, then: Then, timeout: Duration) -> (Call, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}/prefix/", listener.local_addr().unwrap());
+        let options = ClientOptions { request_timeout: timeout, ..options(base_url) };
+        let client = Client::new(&options).unwrap();
+        let key = ApiKey::new(KEY);
+        let server = tokio::spawn(serve(listener, answer.to_owned(), then));
+        let call = client.generate(&key, "models/gemini-x", "{}".to_owned()).await;
+        (call, server.await.unwrap())
+    }
+
+    async fn call(answer: &str, then: Then) -> Call {
+        call_with(answer, then, Duration::from_secs(20)).await.0
+    }
+
+    fn with_body(head: &str, body: &str) -> String {
+        format!("{head}content-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_whole_and_the_key_goes_in_a_header_only() {
+        let body = r#"{ "candidates": [{"content": {"parts": [{"text": "a b"}]}, "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 3}, "modelVersion": "gemini-x-1" }"#;
+        let limit = Duration::from_secs(20);
+        let (call, request) = call_with(&with_body(HEAD, body), Then::Close, limit).await;
+        assert_eq!(call.outcome, Outcome::Answered);
+        assert_eq!((call.http_status, call.paid), (Some(200), Paid::Yes));
+        assert_eq!(call.usage.unwrap().prompt_tokens, 3);
+        assert!(call.raw.unwrap().starts_with(r#"{"candidates":[{"content""#));
+        let line = "POST /prefix/v1beta/models/gemini-x:generateContent HTTP/1.1\r\n";
+        assert!(request.starts_with(line), "{request}");
+        assert!(request.contains(&format!("x-goog-api-key: {KEY}\r\n")), "{request}");
+        assert!(request.contains("content-type: application/json\r\n"), "{request}");
+        assert!(request.contains("user-agent: gq/"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_may_have_been_paid() {
+        let network = Outcome::Failed(ErrorKind::Network);
+        let cut = format!("{HEAD}content-length: 900\r\n\r\n{{\"candidates\": [");
+        for (answer, then) in [("", Then::Reset), ("", Then::Close), (&cut, Then::Close)] {
+            let call = call(answer, then).await;
+            assert_eq!((call.outcome, call.paid), (network.clone(), Paid::Maybe), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_costs_nothing_and_says_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let client = Client::new(&options(base_url)).unwrap();
+        let call = client.generate(&ApiKey::new(KEY), "gemini-x", "{}".to_owned()).await;
+        assert_eq!(call.outcome, Outcome::Failed(ErrorKind::Network));
+        assert_eq!((call.http_status, call.paid), (None, Paid::No));
+        let message = call.message.unwrap().to_lowercase();
+        assert!(message.starts_with("could not connect: "), "{message}");
+        assert!(message.contains("connection refused"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_stalled_answer_ends_at_the_time_limit() {
+        let half = format!("{HEAD}content-length: 900\r\n\r\n{{");
+        for answer in ["", half.as_str()] {
+            let (call, _) = call_with(answer, Then::Stall, Duration::from_millis(200)).await;
+            assert_eq!(call.outcome, Outcome::Failed(ErrorKind::Timeout), "{answer}");
+            assert_eq!(call.paid, Paid::Maybe);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed() {
+        let answer =
+            "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n";
+        let call = call(answer, Then::Close).await;
+        assert_eq!(call.outcome, Outcome::Failed(ErrorKind::ServerError));
+        assert!(call.message.unwrap().contains("redirect"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_counts_although_its_page_was_cut_and_hides_the_key() {
+        let head = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\n";
+        let cut = call(&format!("{head}content-length: 900\r\n\r\n{{\"err"), Then::Close).await;
+        let delay = Some(Duration::from_secs(7));
+        assert_eq!(cut.outcome, Outcome::Exhausted(Exhaustion::Short { delay }));
+        assert_eq!(cut.paid, Paid::No);
+        let body =
+            format!(r#"{{"error": {{"code": 403, "message": "Consumer 'api_key:{KEY}'"}}}}"#);
+        let bad = call(&with_body("HTTP/1.1 403 Forbidden\r\n", &body), Then::Close).await;
+        assert_eq!(bad.outcome, Outcome::BadKey);
+        assert_eq!(bad.message.as_deref(), Some("Consumer 'api_key:[redacted]'"));
+    }
+
+    #[tokio::test]
+    async fn a_key_is_good_if_it_may_list_models() {
+        let bad = r#"{"error": {"code": 403, "message": "suspended"}}"#;
+        let table = [
+            (with_body(HEAD, r#"{"models": []}"#), "Good"),
+            (with_body("HTTP/1.1 403 Forbidden\r\n", bad), "Bad { reason: \"suspended\" }"),
+            (with_body("HTTP/1.1 429 Too Many\r\n", ""), "Exhausted"),
+            (with_body(HEAD, "<html>"), "Unreachable"),
+        ];
+        for (answer, wanted) in table {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client =
+                Client::new(&options(format!("http://{}", listener.local_addr().unwrap())));
+            let server = tokio::spawn(serve(listener, answer, Then::Close));
+            let check = format!("{:?}", client.unwrap().check_key(&ApiKey::new(KEY)).await);
+            assert!(check.starts_with(wanted), "{check}");
+            assert!(server.await.unwrap().starts_with("GET /v1beta/models?pageSize=1 "));
         }
     }
 }

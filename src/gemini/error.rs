@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome, Paid, Usage};
+use crate::gemini::quota::exhaustion;
 use crate::gemini::wire::{Answer, minify};
 
 /// What one call came to.
@@ -54,13 +56,14 @@ impl Call {
     }
 }
 
-/// Reads an answer; `retry_after` is the header of that name in seconds, which some proxies add.
-pub fn classify(status: u16, retry_after: Option<u64>, body: &str) -> Call {
+/// Reads an answer; `retry_after` is the rest that the header of that name asks for, which
+/// some proxies add.
+pub fn classify(status: u16, retry_after: Option<Duration>, body: &str) -> Call {
     if status == 200 {
         return classify_success(body);
     }
     let error = ApiError::read(body);
-    let message = error.as_ref().map_or_else(|| page_title(status, body), ApiError::line);
+    let message = message(status, error.as_ref(), body);
     let outcome = match &error {
         _ if status >= 500 => server_error(status),
         Some(error) => classify_error(status, error, retry_after),
@@ -73,24 +76,22 @@ fn server_error(status: u16) -> Outcome {
     Outcome::Failed(if status == 503 { ErrorKind::Overloaded } else { ErrorKind::ServerError })
 }
 
-fn without_details(status: u16, retry_after: Option<u64>) -> Outcome {
+fn without_details(status: u16, retry_after: Option<Duration>) -> Outcome {
     match status {
         401 | 403 => Outcome::BadKey,
         404 => Outcome::Failed(ErrorKind::ModelNotFound),
         408 | 499 => Outcome::Failed(ErrorKind::ServerError),
-        429 => {
-            Outcome::Exhausted(Exhaustion::Short { delay: retry_after.map(Duration::from_secs) })
-        }
+        429 => Outcome::Exhausted(Exhaustion::Short { delay: retry_after }),
         400..=499 => Outcome::Failed(ErrorKind::InvalidRequest),
         // Redirects are not followed: the key goes to the configured host and nowhere else.
         _ => Outcome::Failed(ErrorKind::ServerError),
     }
 }
 
-fn classify_error(status: u16, error: &ApiError, retry_after: Option<u64>) -> Outcome {
+fn classify_error(status: u16, error: &ApiError, retry_after: Option<Duration>) -> Outcome {
     let says = |text: &str| error.message.contains(text);
     match status {
-        400 if error.reasons().any(|reason| reason.starts_with("API_KEY_")) => Outcome::BadKey,
+        400 if error.blames_key() => Outcome::BadKey,
         400 if says("User location is not supported") => Outcome::LocationRefused,
         400 if says("not in an ACTIVE state") => Outcome::Failed(ErrorKind::Media),
         403 if says("permission to access the File") => Outcome::Failed(ErrorKind::Media),
@@ -100,56 +101,11 @@ fn classify_error(status: u16, error: &ApiError, retry_after: Option<u64>) -> Ou
     }
 }
 
-/// Reads a 429: the quota's id first, since a daily one names the same short delay as one by the
-/// minute; then the delay; then the text.
-fn exhaustion(error: &ApiError, retry_after: Option<u64>) -> Exhaustion {
-    let violations: Vec<&Violation> =
-        error.details.iter().flat_map(|detail| &detail.violations).collect();
-    let id_has = |text: &str| violations.iter().any(|quota| quota.quota_id.contains(text));
-    let no_quota = error.message.contains("limit: 0")
-        && violations.iter().all(|quota| matches!(quota.quota_value.as_deref(), None | Some("0")))
-        && !error.message.split("limit: ").skip(1).any(|rest| !rest.starts_with('0'));
-    if no_quota {
-        return Exhaustion::NoQuota;
-    }
-    if id_has("PerDay") || id_has("Daily") {
-        return Exhaustion::Day;
-    }
-    let named = error.details.iter().find_map(|detail| duration(detail.retry_delay.as_deref()?));
-    let in_text = || {
-        let (_, rest) = error.message.rsplit_once("Please retry in ")?;
-        duration(rest.split_whitespace().next()?.trim_end_matches('.'))
-    };
-    let delay = named.or_else(in_text).or(retry_after.map(Duration::from_secs));
-    let minute = || id_has("PerMinute").then_some(Duration::from_mins(1));
-    Exhaustion::Short { delay: delay.or_else(minute) }
-}
-
-/// Reads a duration as the API writes it: `36s`, `34.074824224s`, `900ms`.
-fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, 0.001),
-        None => (text.strip_suffix('s')?, 1.0),
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
-}
-
 fn classify_success(body: &str) -> Call {
-    let Some(answer) = Answer::read(body) else {
-        let what = if body.trim().is_empty() { "is empty" } else { "is no JSON, or was cut" };
-        let outcome = Outcome::Failed(ErrorKind::MalformedResponse);
-        return Call::refused(200, outcome, format!("the answer's body {what}"));
+    let answer = Answer::read(body).filter(|answer| answer.error.is_none());
+    let Some(answer) = answer else {
+        return classify_no_answer(body);
     };
-    if answer.error.is_some()
-        && let Some(error) = ApiError::read(body)
-    {
-        let status = u16::try_from(error.code).unwrap_or(500);
-        let outcome = match status {
-            500.. => server_error(status),
-            _ => classify_error(status, &error, None),
-        };
-        return Call::refused(200, outcome, error.line());
-    }
     let (outcome, message) = judge(&answer);
     let finish = answer.candidates.first().and_then(|first| first.finish_reason.as_deref());
     Call {
@@ -164,12 +120,33 @@ fn classify_success(body: &str) -> Call {
     }
 }
 
+/// Reads a 200 that is an error, of another form, or no JSON at all.
+fn classify_no_answer(body: &str) -> Call {
+    let is_json = serde_json::from_str::<IgnoredAny>(body).is_ok();
+    let raw = is_json.then(|| minify(body));
+    if let Some(error) = ApiError::read(body) {
+        let status = error.code.unwrap_or(500);
+        let outcome = match status {
+            500.. => server_error(status),
+            _ => classify_error(status, &error, None),
+        };
+        let message = message(status, Some(&error), body);
+        return Call { raw, ..Call::refused(200, outcome, message) };
+    }
+    let what = match () {
+        () if is_json => "is JSON of an unknown form",
+        () if body.trim().is_empty() => "is empty",
+        () => "is no JSON, or was cut",
+    };
+    let outcome = Outcome::Failed(ErrorKind::MalformedResponse);
+    Call { raw, ..Call::refused(200, outcome, format!("the answer's body {what}")) }
+}
+
 /// Decides whether a 200 is an answer, and says what is wrong if not.
 fn judge(answer: &Answer<'_>) -> (Outcome, Option<String>) {
     let failed = |kind, message: String| (Outcome::Failed(kind), Some(message));
     if let Some(reason) =
         answer.prompt_feedback.as_ref().and_then(|feedback| feedback.block_reason.as_deref())
-        && answer.candidates.is_empty()
     {
         return failed(ErrorKind::Blocked, format!("the prompt was blocked: {reason}"));
     }
@@ -201,67 +178,69 @@ fn judge(answer: &Answer<'_>) -> (Outcome, Option<String>) {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ApiError {
-    code: i64,
-    message: String,
-    details: Vec<Detail>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Detail {
-    reason: Option<String>,
-    violations: Vec<Violation>,
-    retry_delay: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Violation {
-    quota_id: String,
-    quota_value: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    error: ApiError,
+/// What the API says of a call it refused. Read as a loose value, since proxies send forms of their
+/// own and one odd field must not hide the rest.
+#[derive(Debug, Default)]
+pub(super) struct ApiError {
+    code: Option<u16>,
+    pub(super) message: String,
+    details: Vec<Value>,
 }
 
 impl ApiError {
     /// Reads an error body, which may be an object or a list with one object.
-    fn read(body: &str) -> Option<Self> {
-        // A derived reader takes a list for an object's fields in order, so they are told apart here.
-        let envelope = if body.trim_start().starts_with('[') {
-            serde_json::from_str::<Vec<Envelope>>(body).ok()?.into_iter().next()
-        } else {
-            serde_json::from_str::<Envelope>(body).ok()
-        };
-        envelope.map(|envelope| envelope.error)
+    pub(super) fn read(body: &str) -> Option<Self> {
+        let body: Value = serde_json::from_str(body).ok()?;
+        let error = body.get(0).unwrap_or(&body).get("error")?;
+        if let Value::String(message) = error {
+            return Some(Self { message: message.clone(), ..Self::default() });
+        }
+        error.is_object().then(|| Self {
+            code: error["code"].as_u64().and_then(|code| code.try_into().ok()),
+            message: error["message"].as_str().unwrap_or_default().to_owned(),
+            details: error["details"].as_array().cloned().unwrap_or_default(),
+        })
     }
 
-    fn reasons(&self) -> impl Iterator<Item = &str> {
-        self.details.iter().filter_map(|detail| detail.reason.as_deref())
+    pub(super) fn violations(&self) -> impl Iterator<Item = &Value> {
+        self.details.iter().filter_map(|detail| detail["violations"].as_array()).flatten()
     }
 
-    fn line(&self) -> String {
-        one_line(&self.message)
+    pub(super) fn retry_delay(&self) -> Option<&str> {
+        self.details.iter().find_map(|detail| detail["retryDelay"].as_str())
+    }
+
+    /// Returns whether the key is at fault: by the reason, or, where details are missing, by the
+    /// texts that the API is known to begin with.
+    fn blames_key(&self) -> bool {
+        let mut reasons = self.details.iter().filter_map(|detail| detail["reason"].as_str());
+        if self.details.is_empty() {
+            let texts = ["API key not valid", "API Key not found", "API key expired"];
+            return texts.iter().any(|text| self.message.starts_with(text));
+        }
+        reasons.any(|reason| reason.starts_with("API_KEY_"))
     }
 }
 
-/// Returns what a page without JSON says of itself.
-fn page_title(status: u16, body: &str) -> String {
-    let title = body
-        .split_once("<title>")
-        .and_then(|(_, rest)| rest.split_once("</title>"))
-        .map(|(title, _)| one_line(title));
-    title.unwrap_or_else(|| format!("status {status} without an explanation"))
+/// Returns what the API says, or else a page's title, or else the bare status.
+fn message(status: u16, error: Option<&ApiError>, body: &str) -> String {
+    if (300..400).contains(&status) {
+        return format!("status {status}: a redirect to another place was not followed");
+    }
+    let title = || {
+        let (title, _) = body.split_once("<title>")?.1.split_once("</title>")?;
+        Some(title)
+    };
+    let said = error.map(|error| error.message.as_str()).or_else(title).map(one_line);
+    said.filter(|said| !said.is_empty())
+        .unwrap_or_else(|| format!("status {status} without an explanation"))
 }
 
 /// Returns text as one line of at most 2,000 characters without control characters.
 pub(super) fn one_line(text: &str) -> String {
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    // Marks of direction could turn what a terminal shows.
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control() || turns(c));
     let line = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     line.chars().take(2000).collect()
 }
@@ -280,13 +259,6 @@ mod tests {
         classify(status, None, body).outcome
     }
 
-    fn quota(id: &str, value: &str, delay: &str) -> String {
-        format!(
-            r#"{{"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{{"quotaId": "{id}"{value}}}]}},
-               {{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "{delay}"}}"#
-        )
-    }
-
     const REASON: &str =
         r#"{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}"#;
 
@@ -297,6 +269,26 @@ mod tests {
         let table = [
             (400, body(400, "bad field", ""), Outcome::Failed(ErrorKind::InvalidRequest)),
             (400, body(400, "API key not valid.", REASON), Outcome::BadKey),
+            (
+                400,
+                body(400, "API key expired.", &REASON.replace("INVALID", "EXPIRED")),
+                Outcome::BadKey,
+            ),
+            (
+                400,
+                body(400, "API key not valid. Please pass a valid API key.", ""),
+                Outcome::BadKey,
+            ),
+            (
+                400,
+                body(400, "The File a is not in an ACTIVE state", ""),
+                Outcome::Failed(ErrorKind::Media),
+            ),
+            (
+                403,
+                body(403, "CachedContent not found (or permission denied)", ""),
+                Outcome::Failed(ErrorKind::InvalidRequest),
+            ),
             (400, body(400, location, ""), Outcome::LocationRefused),
             (401, body(401, "x", ""), Outcome::BadKey),
             (403, body(403, "leaked", ""), Outcome::BadKey),
@@ -314,37 +306,6 @@ mod tests {
             assert_eq!(outcome(status, &body), wanted, "{status} {body}");
             assert_eq!(outcome(status, &format!("[{body}]")), wanted, "list: {status} {body}");
         }
-    }
-
-    #[test]
-    fn a_429_is_read_by_quota_then_delay_then_text() {
-        let short = |millis| Exhaustion::Short { delay: Some(Duration::from_millis(millis)) };
-        let minute = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier";
-        let day = "GenerateRequestsPerDayPerProjectPerModel-FreeTier";
-        let value = r#", "quotaValue": "20""#;
-        let table = [
-            (body(429, "x, limit: 20", &quota(day, value, "36s")), Exhaustion::Day),
-            (body(429, "x, limit: 10", &quota(minute, value, "34.5s")), short(34_500)),
-            (body(429, "x, limit: 0, model: y", &quota(minute, "", "3s")), Exhaustion::NoQuota),
-            (body(429, "Please retry in 900.5ms.", ""), short(900)),
-            (body(429, "Please retry in 44.25s.", ""), short(44_250)),
-            (
-                body(429, "Resource has been exhausted (e.g. check quota).", ""),
-                Exhaustion::Short { delay: None },
-            ),
-        ];
-        for (body, wanted) in table {
-            let Outcome::Exhausted(found) = outcome(429, &body) else { panic!("{body}") };
-            let whole = |exhaustion: Exhaustion| match exhaustion {
-                Exhaustion::Short { delay: Some(delay) } => Exhaustion::Short {
-                    delay: Some(Duration::from_millis(u64::try_from(delay.as_millis()).unwrap())),
-                },
-                other => other,
-            };
-            assert_eq!(whole(found), wanted, "{body}");
-        }
-        let header = classify(429, Some(7), "").outcome;
-        assert_eq!(header, Outcome::Exhausted(short(7000)));
     }
 
     #[test]
@@ -372,6 +333,10 @@ mod tests {
             (r#"{"candidates": [{"con"#.into(), failed(ErrorKind::MalformedResponse)),
             ("<html>".into(), failed(ErrorKind::MalformedResponse)),
             (body(503, "x", ""), failed(ErrorKind::Overloaded)),
+            (format!("[{}]", body(503, "x", "")), failed(ErrorKind::Overloaded)),
+            (body(400, "x", REASON), Outcome::BadKey),
+            ("[]".into(), failed(ErrorKind::MalformedResponse)),
+            (candidate(r#"{"inlineData": {}, "thought": true}"#, "STOP"), failed(ErrorKind::Empty)),
         ];
         for (body, wanted) in table {
             assert_eq!(outcome(200, &body), wanted, "{body}");
@@ -384,5 +349,29 @@ mod tests {
         assert_eq!(classify(500, None, "").paid, Paid::Maybe);
         assert_eq!(classify(200, None, "cut").paid, Paid::Maybe);
         assert_eq!(classify(200, None, "{}").paid, Paid::Yes);
+    }
+
+    #[test]
+    fn a_200_of_json_keeps_its_body_whatever_it_says() {
+        assert_eq!(classify(200, None, "{ }").raw.as_deref(), Some("{}"));
+        assert_eq!(classify(200, None, "[ 1 ]").raw.as_deref(), Some("[1]"));
+        assert!(classify(200, None, &body(503, "x", "")).raw.is_some());
+        assert_eq!(classify(200, None, "{\"candidates\": [").raw, None);
+    }
+
+    #[test]
+    fn odd_errors_still_speak() {
+        let said = |status, body: &str| classify(status, None, body).message.unwrap();
+        assert_eq!(said(400, r#"{"error": "bad gateway"}"#), "bad gateway");
+        assert_eq!(
+            said(400, r#"{"error": {"message": "a\n b\u001b[0m", "details": null}}"#),
+            "a b [0m"
+        );
+        assert_eq!(said(502, "<title>Error 502</title>"), "Error 502");
+        assert_eq!(
+            said(500, r#"{"error": {"message": null}}"#),
+            "status 500 without an explanation"
+        );
+        assert!(said(302, "").contains("redirect"));
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod error;
+mod quota;
 pub mod redact;
 pub mod wire;

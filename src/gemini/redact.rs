@@ -1,7 +1,7 @@
 //! Keeps secrets out of what a server says: applied before anything else looks at it.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
 /// What stands where a secret stood.
 pub const MASK: &str = "[redacted]";
@@ -16,10 +16,12 @@ const KEY_LENGTH: usize = 20;
 /// like a key.
 pub fn error_text(text: &str, secret: &str) -> String {
     let mut clean = text.to_owned();
-    for spelling in [secret.to_owned(), percent_encoded(secret), STANDARD.encode(secret)] {
-        clean = without(&clean, &spelling);
+    for spelling in spellings(secret) {
+        if clean.contains(&spelling) {
+            clean = without(&clean, &spelling);
+        }
     }
-    without_key_shapes(&clean)
+    without_parameters(&without_key_shapes(&clean))
 }
 
 /// Returns an answer's text without `secret`; one short enough to be a common word stays.
@@ -27,10 +29,22 @@ pub fn answer_text(text: String, secret: &str) -> String {
     if secret.len() >= LONG && text.contains(secret) { text.replace(secret, MASK) } else { text }
 }
 
+/// Returns a secret as it stands, in a URL, and in base64.
+fn spellings(secret: &str) -> Vec<String> {
+    let escaped = percent_encoded(secret);
+    let mut all = vec![
+        secret.to_owned(),
+        lower_escapes(&escaped),
+        escaped,
+        STANDARD.encode(secret),
+        URL_SAFE.encode(secret),
+    ];
+    all.retain(|spelling| !spelling.is_empty());
+    all.dedup();
+    all
+}
+
 fn without(text: &str, secret: &str) -> String {
-    if secret.is_empty() || !text.contains(secret) {
-        return text.to_owned();
-    }
     if secret.len() >= LONG {
         return text.replace(secret, MASK);
     }
@@ -59,26 +73,44 @@ fn percent_encoded(secret: &str) -> String {
     })
 }
 
-/// Masks `AIza…` and `key=…`, whoever's they are.
+fn lower_escapes(escaped: &str) -> String {
+    let mut pieces = escaped.split('%');
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at(2);
+        text = text + "%" + &digits.to_lowercase() + rest;
+    }
+    text
+}
+
+/// Masks whatever begins like one of Google's keys and is long enough, whoever's it is.
 fn without_key_shapes(text: &str) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    masked(text, "AIza", is_part, |length| (length >= KEY_LENGTH).then_some(""))
+}
+
+/// Masks the value of `key=…`, escapes included.
+fn without_parameters(text: &str) -> String {
+    let is_part = |c: char| !c.is_whitespace() && !"&#\"'<>()[]{},;\\".contains(c);
+    masked(text, "key=", is_part, |length| (length > 0).then_some("key="))
+}
+
+/// Masks what follows `marker`, as far as `is_part` goes; `kept` tells by its length whether it is
+/// a secret, and if so what stays before the mask.
+fn masked(
+    text: &str,
+    marker: &str,
+    is_part: impl Fn(char) -> bool,
+    kept: impl Fn(usize) -> Option<&'static str>,
+) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some((at, marker)) = ["AIza", "key="]
-        .into_iter()
-        .filter_map(|marker| rest.find(marker).map(|at| (at, marker)))
-        .min()
-    {
-        let (before, from) = rest.split_at(at);
+    while let Some((before, tail)) = rest.split_once(marker) {
+        let length = tail.find(|c| !is_part(c)).unwrap_or(tail.len());
         clean.push_str(before);
-        let tail = &from[marker.len()..];
-        let length = tail
-            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
-            .unwrap_or(tail.len());
-        if length >= KEY_LENGTH || (marker == "key=" && length > 0) {
-            clean.push_str(if marker == "key=" { marker } else { "" });
-            clean.push_str(MASK);
-        } else {
-            clean.push_str(&from[..marker.len() + length]);
+        match kept(length) {
+            Some(kept) => clean.extend([kept, MASK]),
+            None => clean.extend([marker, &tail[..length]]),
         }
         rest = &tail[length..];
     }
@@ -92,7 +124,7 @@ mod tests {
     #[test]
     fn a_secret_is_masked_however_it_is_spelled() {
         let secret = "canary+secret/0123456789";
-        for spelling in [secret.to_owned(), percent_encoded(secret), STANDARD.encode(secret)] {
+        for spelling in spellings(secret) {
             let text = error_text(&format!("consumer 'api_key:{spelling}' is bad"), secret);
             assert_eq!(text, "consumer 'api_key:[redacted]' is bad");
         }
@@ -109,6 +141,7 @@ mod tests {
         let other = format!("AIza{}", "x".repeat(35));
         let text = error_text(&format!("see https://x/?key=abc&y and {other}."), "unrelated");
         assert_eq!(text, "see https://x/?key=[redacted]&y and [redacted].");
+        assert_eq!(error_text("?key=a%2Fb+c&x=1", "unrelated"), "?key=[redacted]&x=1");
         assert_eq!(error_text("AIza is how keys begin", "unrelated"), "AIza is how keys begin");
     }
 }

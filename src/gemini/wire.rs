@@ -20,7 +20,8 @@ pub(super) struct Answer<'a> {
     pub(super) candidates: Vec<Candidate<'a>>,
     #[serde(borrow)]
     pub(super) prompt_feedback: Option<PromptFeedback<'a>>,
-    usage_metadata: Option<UsageMetadata>,
+    #[serde(borrow)]
+    usage_metadata: Option<UsageMetadata<'a>>,
     #[serde(borrow)]
     model_version: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -58,6 +59,12 @@ struct Part<'a> {
     #[serde(borrow)]
     function_call: Option<&'a RawValue>,
     #[serde(borrow)]
+    function_response: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_call: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_response: Option<&'a RawValue>,
+    #[serde(borrow)]
     executable_code: Option<&'a RawValue>,
     #[serde(borrow)]
     code_execution_result: Option<&'a RawValue>,
@@ -70,31 +77,44 @@ pub(super) struct PromptFeedback<'a> {
     pub(super) block_reason: Option<Cow<'a, str>>,
 }
 
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
+/// Counts stay text until they are asked for: one of a new form must not cost a paid answer.
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct UsageMetadata {
-    prompt_token_count: Option<i64>,
-    cached_content_token_count: Option<i64>,
-    candidates_token_count: Option<i64>,
-    thoughts_token_count: Option<i64>,
-    total_token_count: Option<i64>,
+struct UsageMetadata<'a> {
+    #[serde(borrow)]
+    prompt_token_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cached_content_token_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    candidates_token_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    thoughts_token_count: Option<&'a RawValue>,
+    #[serde(borrow)]
+    total_token_count: Option<&'a RawValue>,
+}
+
+/// Reads a count, which proto3 writes as a number or, where it has 64 bits, as a string.
+fn count(value: Option<&RawValue>) -> i64 {
+    value.and_then(|value| value.get().trim_matches('"').parse().ok()).unwrap_or(0)
 }
 
 impl<'a> Answer<'a> {
-    /// Reads an answer, which is a JSON object; a derived reader would take a list as well.
+    /// Reads an answer; a list is none, although serde would take one for a struct's fields.
     pub(super) fn read(body: &'a str) -> Option<Self> {
-        let body = body.trim_start();
-        body.starts_with('{').then(|| serde_json::from_str(body).ok())?
+        if !body.trim_start().starts_with('{') {
+            return None;
+        }
+        serde_json::from_str(body).ok()
     }
 
     pub(super) fn usage(&self) -> Option<Usage> {
-        let usage = self.usage_metadata?;
+        let usage = self.usage_metadata.as_ref()?;
         Some(Usage {
-            prompt_tokens: usage.prompt_token_count.unwrap_or(0),
-            cached_tokens: usage.cached_content_token_count.unwrap_or(0),
-            output_tokens: usage.candidates_token_count.unwrap_or(0),
-            thought_tokens: usage.thoughts_token_count.unwrap_or(0),
-            total_tokens: usage.total_token_count.unwrap_or(0),
+            prompt_tokens: count(usage.prompt_token_count),
+            cached_tokens: count(usage.cached_content_token_count),
+            output_tokens: count(usage.candidates_token_count),
+            thought_tokens: count(usage.thoughts_token_count),
+            total_tokens: count(usage.total_token_count),
         })
     }
 
@@ -109,17 +129,24 @@ impl<'a> Answer<'a> {
             .map_or(&[], |content| &content.parts)
     }
 
+    /// Returns the parts that are no thoughts.
+    fn spoken(&self) -> impl Iterator<Item = &Part<'_>> {
+        self.parts().iter().filter(|part| part.thought != Some(true))
+    }
+
     pub(super) fn has_text(&self) -> bool {
-        let mut spoken = self.parts().iter().filter(|part| part.thought != Some(true));
-        spoken.any(|part| part.text.as_deref().is_some_and(|text| !text.is_empty()))
+        self.spoken().any(|part| part.text.as_deref().is_some_and(|text| !text.is_empty()))
     }
 
     /// Returns whether the answer holds something besides text: an image, a call, code.
     pub(super) fn has_other_content(&self) -> bool {
-        self.parts().iter().any(|part| {
+        self.spoken().any(|part| {
             part.inline_data.is_some()
                 || part.file_data.is_some()
                 || part.function_call.is_some()
+                || part.function_response.is_some()
+                || part.tool_call.is_some()
+                || part.tool_response.is_some()
                 || part.executable_code.is_some()
                 || part.code_execution_result.is_some()
         })
@@ -127,7 +154,7 @@ impl<'a> Answer<'a> {
 
     fn text(&self) -> Option<String> {
         let mut text = None;
-        for part in self.parts().iter().filter(|part| part.thought != Some(true)) {
+        for part in self.spoken() {
             if let Some(piece) = part.text.as_deref() {
                 text.get_or_insert_with(String::new).push_str(piece);
             }
@@ -162,6 +189,11 @@ pub fn summarize(raw: &str) -> Option<AnswerSummary> {
         model_version: answer.model_version(),
         usage: answer.usage(),
     })
+}
+
+/// Returns the text of a stored answer's first candidate without thoughts.
+pub fn answer_text(raw: &str) -> Option<String> {
+    Answer::read(raw)?.text()
 }
 
 /// Returns JSON text without the white space between its tokens; every value stays as it is.
@@ -201,6 +233,16 @@ mod tests {
         assert_eq!(summary.usage.unwrap().thought_tokens, 3);
         assert_eq!(summarize(r#"{"candidates": null}"#).unwrap().text, None);
         assert_eq!(summarize("[]"), None);
+        assert_eq!(answer_text(raw).as_deref(), Some("a\nb"));
+    }
+
+    #[test]
+    fn counts_of_another_form_cost_no_answer() {
+        let raw = r#"{"usageMetadata": {"promptTokenCount": "7", "totalTokenCount": {"a": 1},
+            "candidatesTokenCount": null}, "candidates": [{"content": {"parts": [{"text": "x"}]}}]}"#;
+        let summary = summarize(raw).unwrap();
+        assert_eq!(summary.text.as_deref(), Some("x"));
+        assert_eq!(summary.usage, Some(Usage { prompt_tokens: 7, ..Usage::default() }));
     }
 
     #[test]
