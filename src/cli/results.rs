@@ -1,6 +1,8 @@
 //! `gq results` and `gq show`.
 
+use std::fs::Permissions;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -112,9 +114,20 @@ async fn write_file(
         let message = format!("cannot write `{}`: {error}", path.display());
         Failure::new(ExitStatus::Failure, message).hint("the file was left as it was")
     };
+    // A link stays a link, and what is no file (a pipe, a terminal) is written to, not replaced.
+    let target = path.canonicalize();
+    let path = target.as_deref().unwrap_or(path);
+    let existing = std::fs::metadata(path).ok();
+    if existing.as_ref().is_some_and(|found| !found.is_file() && !found.is_dir()) {
+        let device = std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
+        return write(store, filter, layout, BufWriter::new(device)).await;
+    }
+    let mode = existing.map_or_else(|| Permissions::from_mode(0o666), |found| found.permissions());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    let mut file = tempfile::Builder::new()
+        .permissions(mode)
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .map_err(failed)?;
     write(store, filter, layout, BufWriter::new(file.as_file_mut())).await.map_err(|failure| {
         match failure.message {
             Some(message) => {

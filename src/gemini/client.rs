@@ -217,8 +217,12 @@ async fn read(mut response: Response, key: &ApiKey) -> Call {
     if let Some(call) = fault.filter(|_| status == 200) {
         return Call { http_status: Some(status), ..call };
     }
-    let text = String::from_utf8(body)
-        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let text = match String::from_utf8(body) {
+        Ok(text) => text,
+        // JSON is UTF-8: what is not is no answer, and must not be stored as one that lost letters.
+        Err(_) if status == 200 => char::REPLACEMENT_CHARACTER.to_string(),
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    };
     if status == 200 {
         classify(status, retry_after, &redact::answer_text(text, &key.0))
             .map_message(|message| redact::error_text(&message, &key.0))

@@ -1,7 +1,7 @@
 //! Opening the database: file mode, first start, pragmas, version, identity.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,9 +83,19 @@ pub(crate) fn lock_folder(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Makes the folder of lock files; a missing parent is an error, as it is for the database.
+pub(crate) fn make_lock_folder(folder: &Path) -> Result<(), StoreError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StoreError::io("create the folder", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn first_open_lock(path: &Path) -> Result<File, StoreError> {
     let folder = lock_folder(path);
-    std::fs::create_dir_all(&folder).map_err(StoreError::io("create the folder", &folder))?;
+    make_lock_folder(&folder)?;
     let file = folder.join("open");
     let lock = private_file(&file).map_err(StoreError::io("create", &file))?;
     tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))

@@ -25,7 +25,7 @@ impl Store {
     ) -> Result<Registration, StoreError> {
         let token = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
         let folder = connection::lock_folder(&self.path);
-        std::fs::create_dir_all(&folder).map_err(StoreError::io("create the folder", &folder))?;
+        connection::make_lock_folder(&folder)?;
         let file = folder.join(&token);
         // The lock is held before anybody can read of it.
         let lock = connection::private_file(&file).map_err(StoreError::io("create", &file))?;

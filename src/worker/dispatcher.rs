@@ -150,7 +150,9 @@ impl<'a> Dispatcher<'a> {
     fn wake(&self, turning: bool) -> Instant {
         let far = Instant::now() + Duration::from_hours(1);
         let cut = self.cut_at.filter(|_| self.phase == Phase::Draining).unwrap_or(far);
-        if turning { cut } else { self.next_turn.min(self.next_audit).min(cut) }
+        // A turn that failed is tried again at its own time and at no other.
+        let audit = if self.failures > 0 { far } else { self.next_audit };
+        if turning { cut } else { self.next_turn.min(audit).min(cut) }
     }
 
     async fn request(&mut self) -> Result<TurnRequest, StoreError> {

@@ -402,3 +402,20 @@ fn a_file_that_is_no_database_is_named_and_left_as_it_is() {
     }
     assert_eq!(fs::read_to_string(env.path("other.db")).unwrap(), text);
 }
+
+#[test]
+fn a_link_is_written_through_and_a_file_keeps_its_mode() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let env = worked();
+    env.write("target.jsonl", "old");
+    fs::set_permissions(env.path("target.jsonl"), fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("target.jsonl", env.path("link.jsonl")).unwrap();
+    env.gq(&["results", "-o", "link.jsonl"]).exits(0);
+    assert!(fs::symlink_metadata(env.path("link.jsonl")).unwrap().is_symlink());
+    let target = env.path("target.jsonl");
+    assert_eq!(fs::read_to_string(&target).unwrap().lines().count(), 3);
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o640);
+    // A device is written to and stays one.
+    env.gq(&["results", "-o", "/dev/null"]).exits(0);
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+}

@@ -276,3 +276,15 @@ fn a_budget_of_calls_is_never_passed() {
     env.gq(&["run", "in.jsonl", "--max-requests", "6"]).exits(0);
     assert_eq!(env.calls(), 6);
 }
+
+#[test]
+fn an_answer_that_is_no_utf8_is_no_answer() {
+    let env = TestEnv::with_stand_in(&json!({"script": [
+        {"prompt_contains": "broken", "reply": "not_utf8"}
+    ]}));
+    env.prompts("in.jsonl", &["broken", "usual"]);
+    env.gq(&["run", "in.jsonl", "--max-attempts", "1"]).exits(3);
+    let results = env.results();
+    assert_eq!(column(&results, "state"), ["failed", "succeeded"]);
+    assert_eq!(results[0]["error"]["kind"], "malformed_response");
+}

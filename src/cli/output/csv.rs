@@ -28,6 +28,14 @@ const COLUMNS: [&str; 17] = [
     "raw",
 ];
 
+/// Returns the I/O error inside, whose kind tells a closed pipe from others.
+fn io_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}
+
 /// Writes rows of a table; the first line names the columns.
 pub(super) struct CsvRows<W: Write> {
     writer: csv::Writer<W>,
@@ -40,7 +48,7 @@ impl<W: Write> CsvRows<W> {
         let mut writer =
             csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(writer);
         let columns = COLUMNS.len() - usize::from(!full);
-        writer.write_record(&COLUMNS[..columns])?;
+        writer.write_record(&COLUMNS[..columns]).map_err(io_error)?;
         Ok(Self { writer, columns })
     }
 
@@ -68,7 +76,7 @@ impl<W: Write> CsvRows<W> {
             json(raw)?,
         ];
         let cells = cells.iter().take(self.columns).map(|cell| cell.as_bytes());
-        Ok(self.writer.write_record(cells)?)
+        self.writer.write_record(cells).map_err(io_error)
     }
 
     /// Hands on what is buffered.
