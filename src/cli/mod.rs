@@ -15,6 +15,7 @@ mod work;
 
 use clap::CommandFactory as _;
 use gq::config::Environment;
+use tokio::signal::unix::SignalKind;
 
 use args::{Cli, Command, GlobalArgs, LogFormat};
 use context::Context;
@@ -50,7 +51,12 @@ pub(crate) fn main(cli: Cli) -> ExitStatus {
     }
 }
 
+/// `SIGXFSZ` on Linux and macOS: a file grew past the process's limit.
+const FILE_SIZE_SIGNAL: i32 = 25;
+
 async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
+    // Caught, the write that is too long fails like one on a full disk, and is told of.
+    let _caught = tokio::signal::unix::signal(SignalKind::from_raw(FILE_SIZE_SIGNAL))?;
     match command {
         Command::Enqueue(args) => enqueue::run(context, args).await,
         Command::Work(args) => work::run(context, args).await,
