@@ -63,30 +63,10 @@ impl Context {
     pub(crate) async fn api(&self, store: &Store, pacing: &Pacing) -> Result<Api> {
         let keys = self.keys()?;
         if keys.is_empty() {
-            return Err(Failure::new(ExitStatus::NoUsableKey, "no API key is set").hint(
-                "set GEMINI_API_KEY in the environment or in `.env`; `gq run FILE --mock` needs none",
-            ));
+            return Err(no_key());
         }
         let client = self.client(&keys, pacing)?;
-        let found: Vec<FoundKey<'_>> = keys
-            .iter()
-            .map(|key| FoundKey {
-                name: &key.name,
-                secret: key.secret.expose(),
-                is_sendable: ApiKey::new(key.secret.expose()).header().is_some(),
-            })
-            .collect();
-        let rows = store.register_keys(&found).await?;
-        let keys = keys
-            .iter()
-            .zip(rows)
-            .map(|(key, row)| WorkerKey {
-                id: row.id,
-                name: row.name,
-                secret: ApiKey::new(key.secret.expose()),
-                is_free: key.tier == Some(Tier::Free),
-            })
-            .collect();
+        let keys = register(store, &keys).await?;
         Ok(Api { client, keys })
     }
 
@@ -127,6 +107,32 @@ impl Api {
         });
         Ok(Self { client, keys: keys.collect() })
     }
+}
+
+/// Returns the failure of a command that calls the API while no key is set.
+pub(crate) fn no_key() -> Failure {
+    Failure::new(ExitStatus::NoUsableKey, "no API key is set")
+        .hint("set GEMINI_API_KEY in the environment or in `.env`; `gq run FILE --mock` needs none")
+}
+
+/// Records the keys that are set, and returns them with their rows.
+pub(crate) async fn register(store: &Store, keys: &[NamedKey]) -> Result<Vec<WorkerKey>> {
+    let found: Vec<FoundKey<'_>> = keys
+        .iter()
+        .map(|key| FoundKey {
+            name: &key.name,
+            secret: key.secret.expose(),
+            is_sendable: ApiKey::new(key.secret.expose()).header().is_some(),
+        })
+        .collect();
+    let rows = store.register_keys(&found).await?;
+    let with_row = keys.iter().zip(rows).map(|(key, row)| WorkerKey {
+        id: row.id,
+        name: row.name,
+        secret: ApiKey::new(key.secret.expose()),
+        is_free: key.tier == Some(Tier::Free),
+    });
+    Ok(with_row.collect())
 }
 
 fn build_client(options: &ClientOptions) -> Result<Client> {

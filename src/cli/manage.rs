@@ -2,16 +2,16 @@
 
 use gq::domain::time::Timestamp;
 use gq::domain::view::{KeyStatus, KeyView, StatusView};
-use gq::gemini::client::{ApiKey, KeyCheck};
+use gq::gemini::client::KeyCheck;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
-use gq::store::{Access, FoundKey, ResultFilter, Selection, Store, Switch};
+use gq::store::{Access, ResultFilter, Selection, Store, Switch};
 use tokio::net::TcpListener;
 
 use super::args::{
     self, KeysAction, KeysArgs, MockArgs, PacingArgs, PruneArgs, Report, SelectArgs, StatusArgs,
 };
-use super::context::{Context, now};
+use super::context::{Context, now, register};
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
 use super::output::{keys, status};
@@ -40,7 +40,8 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
         KeysAction::Reset | KeysAction::Disable | KeysAction::Enable => {}
     }
     let store = context.store(Access::Write).await?;
-    register(context, &store).await?;
+    // A key can be switched before a worker has seen it.
+    register(&store, &context.keys()?).await?;
     let names = named(&store, &args.names).await?;
     match args.action {
         KeysAction::Reset => store.reset_keys(names, now()).await?,
@@ -52,22 +53,6 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
     let shown = shown(context, &store, &args.names).await?;
     store.close().await?;
     print_keys(context, args, &shown)
-}
-
-/// Records the keys that are set, so that they can be switched before a worker has seen them.
-async fn register(context: &Context, store: &Store) -> Result<Vec<(i64, String, ApiKey)>> {
-    let set = context.keys()?;
-    let found: Vec<FoundKey<'_>> = set
-        .iter()
-        .map(|key| FoundKey {
-            name: &key.name,
-            secret: key.secret.expose(),
-            is_sendable: ApiKey::new(key.secret.expose()).header().is_some(),
-        })
-        .collect();
-    let rows = store.register_keys(&found).await?;
-    let secrets = set.iter().map(|key| ApiKey::new(key.secret.expose()));
-    Ok(rows.into_iter().zip(secrets).map(|(row, key)| (row.id, row.name, key)).collect())
 }
 
 /// Returns the names that are meant: those given, all where there are none.
@@ -115,23 +100,24 @@ fn print_keys(context: &mut Context, args: &KeysArgs, views: &[KeyView]) -> Resu
 async fn check(context: &mut Context, args: &KeysArgs) -> Result<ExitStatus> {
     let pacing = settings::pacing(&PacingArgs::default(), &context.environment)?;
     let store = context.store(Access::Write).await?;
-    let client = context.client(&context.keys()?, &pacing)?;
-    let known = register(context, &store).await?;
+    let set = context.keys()?;
+    let client = context.client(&set, &pacing)?;
+    let known = register(&store, &set).await?;
     if known.is_empty() {
         return Err(Failure::new(ExitStatus::NoUsableKey, "no API key is set")
             .hint("set GEMINI_API_KEY in the environment or in `.env`"));
     }
     let names = named(&store, &args.names).await?;
     let mut usable = 0;
-    for (id, name, key) in known.into_iter().filter(|(_, name, _)| names.contains(name)) {
-        match client.check_key(&key).await {
+    for key in known.into_iter().filter(|key| names.contains(&key.name)) {
+        match client.check_key(&key.secret).await {
             KeyCheck::Good | KeyCheck::Exhausted => {
                 usable += 1;
-                store.accept_key(id, now()).await?;
+                store.accept_key(key.id, now()).await?;
             }
-            KeyCheck::Bad { reason } => store.fail_key(id, reason, now()).await?,
+            KeyCheck::Bad { reason } => store.fail_key(key.id, reason, now()).await?,
             KeyCheck::Unreachable { message } => {
-                let message = format!("cannot ask the API about `{name}`: {message}");
+                let message = format!("cannot ask the API about `{}`: {message}", key.name);
                 return Err(Failure::new(ExitStatus::Failure, message));
             }
         }

@@ -11,7 +11,7 @@ use gq::worker::{Finish, WorkerOptions};
 use tokio::net::TcpListener;
 
 use super::args::{RunArgs, WorkArgs, WorkOptions};
-use super::context::{Api, Context};
+use super::context::{Api, Context, no_key};
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
 use super::progress::Progress;
@@ -60,11 +60,6 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
     };
     store.close().await?;
     Ok(status)
-}
-
-fn no_key() -> Failure {
-    Failure::new(ExitStatus::NoUsableKey, "no API key is set")
-        .hint("set GEMINI_API_KEY in the environment or in `.env`; `gq run FILE --mock` needs none")
 }
 
 async fn run_batch(
