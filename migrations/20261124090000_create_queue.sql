@@ -67,14 +67,15 @@ CREATE TABLE slots (
     PRIMARY KEY (key_id, model_id)
 ) STRICT, WITHOUT ROWID;
 
+-- Batch and model are no declared references: each would be looked up again for every new job,
+-- and the statement that adds jobs has just read both.
 CREATE TABLE jobs (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
-    batch_id        INTEGER NOT NULL REFERENCES batches (id),
+    batch_id        INTEGER NOT NULL,
     task_id         TEXT NOT NULL,
     line            INTEGER NOT NULL,
-    model_id        INTEGER NOT NULL REFERENCES models (id),
-    state           TEXT NOT NULL DEFAULT 'pending'
-                        CHECK (state IN ('pending', 'running', 'succeeded', 'failed', 'cancelled')),
+    model_id        INTEGER NOT NULL,
+    state           TEXT NOT NULL DEFAULT 'pending',
     priority        INTEGER NOT NULL,
     due_at          INTEGER NOT NULL,
     -- The user's own; every other time in `due_at` is set by us and never far off.
@@ -94,15 +95,22 @@ CREATE TABLE jobs (
     started_at      INTEGER,
     finished_at     INTEGER,
     UNIQUE (batch_id, task_id),
-    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
-    CHECK ((state = 'running') = (worker_id IS NOT NULL))
+    -- One chain of comparisons that mostly ends with its first: a list would be a look-up in a
+    -- temporary table for every row written.
+    CHECK (CASE state WHEN 'pending' THEN finished_at IS NULL AND worker_id IS NULL
+                      WHEN 'running' THEN finished_at IS NULL AND worker_id IS NOT NULL
+                      WHEN 'succeeded' THEN finished_at IS NOT NULL AND worker_id IS NULL
+                      WHEN 'failed' THEN finished_at IS NOT NULL AND worker_id IS NULL
+                      WHEN 'cancelled' THEN finished_at IS NOT NULL AND worker_id IS NULL
+                      ELSE 0 END)
 ) STRICT;
 
-CREATE INDEX jobs_due ON jobs (model_id, priority DESC, due_at, id) WHERE state = 'pending';
-CREATE INDEX jobs_due_in_batch ON jobs (batch_id, model_id, priority DESC, due_at, id)
+-- Each ends with the row's id, unsaid.
+CREATE INDEX jobs_due ON jobs (model_id, priority DESC, due_at) WHERE state = 'pending';
+CREATE INDEX jobs_due_in_batch ON jobs (batch_id, model_id, priority DESC, due_at)
     WHERE state = 'pending';
-CREATE INDEX jobs_running ON jobs (worker_id, id) WHERE state = 'running';
-CREATE INDEX jobs_in_batch ON jobs (batch_id, id);
+CREATE INDEX jobs_running ON jobs (worker_id) WHERE state = 'running';
+CREATE INDEX jobs_in_batch ON jobs (batch_id);
 
 CREATE TABLE inputs (
     job_id          INTEGER PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,

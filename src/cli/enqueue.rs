@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+use futures_util::future::join;
 use gq::domain::input::{Defaults, NewJob};
 use gq::intake::{Checked, Intake, IntakeError, Rejects, Source};
 use gq::store::{Access, Added, EnqueueOptions, OnConflict, Store, StoreError};
@@ -176,18 +177,21 @@ async fn store_parts(
     for part in parts {
         let mut jobs = part.intake.jobs(defaults, skip_invalid)?;
         let mut sum = Added::default();
+        let mut chunk = next_chunk(&mut jobs);
         loop {
-            let chunk = next_chunk(&mut jobs).map_err(|error| partly(error.into(), rows))?;
-            if chunk.is_empty() {
+            let ready = chunk.map_err(|error| partly(error.into(), rows))?;
+            if ready.is_empty() {
                 break;
             }
-            let source = (options(&part), chunk.into_iter().map(Ok::<_, StoreError>));
-            let added =
-                store.enqueue(vec![source]).await.map_err(|error| partly(error.into(), rows))?;
-            for added in added {
+            let source = (options(&part), ready.into_iter().map(Ok::<_, StoreError>));
+            // The next chunk is read while this one is written.
+            let storing = store.enqueue(vec![source]);
+            let (added, next) = join(storing, async { next_chunk(&mut jobs) }).await;
+            for added in added.map_err(|error| partly(error.into(), rows))? {
                 rows += added.enqueued + added.replaced;
                 sum.merge(added);
             }
+            chunk = next;
         }
         stored.push(Stored { batch: part.batch, added: sum, rejected: part.checked.bad });
     }

@@ -107,10 +107,14 @@ impl<'a> Writer<'a> {
         let bytes = rest.as_bytes();
         let mut end = 1;
         let mut escaped = false;
-        while bytes.get(end).is_some_and(|&byte| byte != b'"') {
-            let escape = bytes[end] == b'\\';
-            escaped |= escape;
-            end += 1 + usize::from(escape);
+        loop {
+            let rest = bytes.get(end..).unwrap_or_default();
+            end += memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            if bytes.get(end) != Some(&b'\\') {
+                break;
+            }
+            escaped = true;
+            end += 2;
         }
         end = (end + 1).min(bytes.len());
         self.at += end;

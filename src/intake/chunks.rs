@@ -42,11 +42,16 @@ impl Chunk {
     /// Returns the lines with their numbers.
     pub(super) fn lines(&self) -> impl Iterator<Item = (u64, Line<'_>)> {
         let bytes = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
-        let lines = bytes.split(|byte| *byte == b'\n').map(|line| {
+        let mut rest = Some(bytes);
+        let lines = std::iter::from_fn(move || {
+            let bytes = rest?;
+            let end = memchr::memchr(b'\n', bytes);
+            rest = end.map(|end| &bytes[end + 1..]);
+            let line = &bytes[..end.unwrap_or(bytes.len())];
             if self.too_long.is_some() {
-                return Line::TooLong(line);
+                return Some(Line::TooLong(line));
             }
-            Line::Whole(line.strip_suffix(b"\r").unwrap_or(line))
+            Some(Line::Whole(line.strip_suffix(b"\r").unwrap_or(line)))
         });
         (self.first_line..).zip(lines)
     }
@@ -117,7 +122,7 @@ impl Chunks {
             if self.ended {
                 return Ok((!bytes.is_empty()).then(|| self.chunk(bytes)));
             }
-            if let Some(end) = bytes[searched..].iter().rposition(|byte| *byte == b'\n') {
+            if let Some(end) = memchr::memrchr(b'\n', &bytes[searched..]) {
                 self.rest = bytes.split_off(searched + end + 1);
                 return Ok(Some(self.chunk(bytes)));
             }
@@ -138,7 +143,7 @@ impl Chunks {
 
     fn chunk(&mut self, bytes: Vec<u8>) -> Chunk {
         let first_line = self.next_line;
-        let ends = bytes.split(|byte| *byte == b'\n').count() as u64 - 1;
+        let ends = memchr::memchr_iter(b'\n', &bytes).count() as u64;
         self.next_line += ends;
         Chunk { first_line, bytes, too_long: None }
     }

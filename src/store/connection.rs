@@ -19,6 +19,10 @@ const SCHEMA_VERSION: i64 = 1;
 /// SQLite itself waits this long for another process's lock; the writer asks again after it.
 pub(crate) const BUSY_SLICE: Duration = Duration::from_secs(5);
 
+/// The size of a page of a new database. A job with its prompt is a few hundred bytes: larger
+/// pages than SQLite's 4,096 bytes are filled and written in fewer steps.
+const PAGE_BYTES: u32 = 8192;
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// What a command does with the database.
@@ -166,7 +170,7 @@ fn foreign(error: sqlx::Error, path: &Path) -> StoreError {
 }
 
 async fn migrate(path: &Path) -> Result<(), StoreError> {
-    let mut connection = base_options(path).connect().await?;
+    let mut connection = base_options(path).page_size(PAGE_BYTES).connect().await?;
     let mode: String =
         sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(&mut connection).await?;
     if mode != "wal" {
@@ -199,7 +203,12 @@ pub(crate) fn read_options(path: &Path) -> SqliteConnectOptions {
 
 /// Opens a connection that writes, and reads back that every pragma took.
 pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let mut connection = base_options(path).connect().await?;
+    let options = base_options(path)
+        // What a bulk enqueue changes in one transaction fits, so that no page is written twice.
+        .pragma("cache_size", "-8000")
+        // A statement of many rows keeps what it may have to undo in memory, not in `/var/tmp`.
+        .pragma("temp_store", "MEMORY");
+    let mut connection = options.connect().await?;
     let library: String =
         sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await?;
     if !is_safe_library(&library) {

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::input::NewJob;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
+use crate::store::bulk::Insert;
 use crate::store::error::StoreError;
 use crate::store::{Store, bulk, settle};
 
@@ -55,8 +56,18 @@ impl Added {
     }
 }
 
-/// Rows of one bulk statement.
+/// Jobs that are looked at together.
 const CHUNK_ROWS: usize = 4096;
+
+const INSERT_JOBS: Insert = Insert {
+    into: "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at, max_attempts,
+                             not_before, created_at)",
+    columns: 10,
+    end: "ON CONFLICT (batch_id, task_id) DO NOTHING",
+};
+
+const INSERT_INPUTS: Insert =
+    Insert { into: "INSERT INTO inputs (job_id, digest, metadata, request)", columns: 4, end: "" };
 
 /// A job that is there already.
 struct Existing {
@@ -217,15 +228,15 @@ impl<'a> Adding<'a> {
         connection: &mut SqliteConnection,
         jobs: Vec<NewJob>,
     ) -> Result<Result<(), Vec<NewJob>>, StoreError> {
-        sqlx::query("SAVEPOINT fresh").execute(&mut *connection).await?;
         let fresh: Vec<(i64, NewJob)> = (self.next_id..).zip(jobs).collect();
-        let inserted = self.insert(connection, &fresh).await?;
-        if inserted == fresh.len() {
-            sqlx::query("RELEASE fresh").execute(connection).await?;
+        if self.insert(connection, &fresh).await? == fresh.len() {
             return Ok(Ok(()));
         }
-        sqlx::query("ROLLBACK TO fresh").execute(&mut *connection).await?;
-        sqlx::query("RELEASE fresh").execute(connection).await?;
+        // A savepoint would do the same, and copy every page that a chunk touches.
+        sqlx::query("DELETE FROM jobs WHERE id >= ?1")
+            .bind(self.next_id)
+            .execute(connection)
+            .await?;
         Ok(Err(fresh.into_iter().map(|(_, job)| job).collect()))
     }
 
@@ -262,43 +273,27 @@ impl<'a> Adding<'a> {
         connection: &mut SqliteConnection,
         fresh: &[(i64, NewJob)],
     ) -> Result<usize, StoreError> {
-        let mut inserted = 0;
-        let mut hot = Vec::with_capacity(fresh.len());
-        for (id, job) in fresh {
-            let model = self.model(connection, &job.model).await?;
-            let due = job.not_before.unwrap_or(self.options.now).0;
-            let not_before = job.not_before.map(|time| time.0);
-            hot.push((
-                id,
-                &job.task_id,
-                job.line,
-                model,
-                job.priority,
-                due,
-                job.max_attempts,
-                not_before,
-            ));
+        for (_, job) in fresh {
+            self.model(connection, &job.model).await?;
         }
-        for rows in bulk::arrays(&hot)? {
-            let done = sqlx::query(
-                "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at,
-                                   max_attempts, not_before, created_at)
-                 SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
-                        value ->> 5, value ->> 6, value ->> 7, ?3
-                   FROM json_each(?1) WHERE true
-                 ON CONFLICT (batch_id, task_id) DO NOTHING",
-            )
-            .bind(rows)
-            .bind(self.batch)
-            .bind(self.options.now.0)
-            .execute(&mut *connection)
+        let inserted = INSERT_JOBS
+            .run(connection, fresh, |row, (id, job)| {
+                row.add(*id)
+                    .add(self.batch)
+                    .add(&job.task_id)
+                    .add(i64::try_from(job.line).unwrap_or(i64::MAX))
+                    .add(self.models.get(&job.model))
+                    .add(job.priority)
+                    .add(job.not_before.unwrap_or(self.options.now).0)
+                    .add(job.max_attempts)
+                    .add(job.not_before.map(|time| time.0))
+                    .add(self.options.now.0);
+            })
             .await?;
-            inserted += usize::try_from(done.rows_affected()).unwrap_or(usize::MAX);
-        }
         if inserted != fresh.len() {
             return Ok(inserted);
         }
-        write_inputs(connection, fresh).await?;
+        insert_inputs(connection, fresh).await?;
         let added = i64::try_from(inserted).unwrap_or(i64::MAX);
         self.next_id += added;
         self.moved.pending += added;
@@ -313,9 +308,11 @@ impl<'a> Adding<'a> {
     ) -> Result<(), StoreError> {
         for (id, job) in replaced {
             let model = self.model(connection, &job.model).await?;
-            for statement in
-                ["DELETE FROM answers WHERE job_id = ?1", "DELETE FROM attempts WHERE job_id = ?1"]
-            {
+            for statement in [
+                "DELETE FROM answers WHERE job_id = ?1",
+                "DELETE FROM attempts WHERE job_id = ?1",
+                "DELETE FROM inputs WHERE job_id = ?1",
+            ] {
                 sqlx::query(statement).bind(id).execute(&mut *connection).await?;
             }
             // The claim moves on, so that no attempt at the old content can count.
@@ -337,7 +334,7 @@ impl<'a> Adding<'a> {
             .execute(&mut *connection)
             .await?;
         }
-        write_inputs(connection, replaced).await
+        insert_inputs(connection, replaced).await
     }
 
     async fn finish(self, connection: &mut SqliteConnection) -> Result<Added, StoreError> {
@@ -366,21 +363,15 @@ impl<'a> Adding<'a> {
     }
 }
 
-async fn write_inputs(
+async fn insert_inputs(
     connection: &mut SqliteConnection,
     jobs: &[(i64, NewJob)],
 ) -> Result<(), StoreError> {
-    let cold: Vec<_> =
-        jobs.iter().map(|(id, job)| (id, hex(&job.digest), &job.metadata, &job.request)).collect();
-    for rows in bulk::arrays(&cold)? {
-        sqlx::query(
-            "INSERT OR REPLACE INTO inputs (job_id, digest, metadata, request)
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1)",
-        )
-        .bind(rows)
-        .execute(&mut *connection)
+    INSERT_INPUTS
+        .run(connection, jobs, |row, (id, job)| {
+            row.add(*id).add(hex(&job.digest)).add(job.metadata.as_deref()).add(&job.request);
+        })
         .await?;
-    }
     Ok(())
 }
 
@@ -409,9 +400,7 @@ async fn existing(
 }
 
 fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write;
-    digest.iter().fold(String::with_capacity(32), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let halves = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    halves.map(|half| char::from(DIGITS[usize::from(half)])).collect()
 }
