@@ -1,5 +1,6 @@
 //! `gq enqueue`: checks all lines of all files, then stores them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -84,7 +85,11 @@ pub(crate) async fn enqueue(
         max_attempts: options.max_attempts.unwrap_or(5),
         not_before: None,
     };
-    let parts = check(files, batch, options, &defaults)?;
+    let (files, batch) = (files.to_vec(), batch.map(str::to_owned));
+    let (checking, given) = (options.clone(), defaults.clone());
+    // In a thread of its own, so that a signal can end the wait for it.
+    let check = move || check(&files, batch.as_deref(), &checking, &given);
+    let parts = tokio::task::spawn_blocking(check).await.map_err(|error| crashed(&error))??;
     let store = context.store(Access::Write).await?;
     let on_conflict = match options.on_conflict {
         None => OnConflict::Refuse,
@@ -100,6 +105,7 @@ pub(crate) async fn enqueue(
     Ok(stored)
 }
 
+/// Checks all lines of all files, those of one batch together.
 fn check(
     files: &[PathBuf],
     batch: Option<&str>,
@@ -114,9 +120,17 @@ fn check(
     for file in files {
         let source = Source::named(file);
         let batch = batch.map_or_else(|| source.batch_name(), str::to_owned);
-        let intake = Intake::open(&source)?;
-        let checked = intake.check(defaults, &mut rejects)?;
-        parts.push(Part { batch, intake, checked });
+        parts.push(Part { batch, intake: Intake::open(&source)?, checked: Checked::default() });
+    }
+    let batches: BTreeSet<String> = parts.iter().map(|part| part.batch.clone()).collect();
+    for batch in batches {
+        let own = || parts.iter().enumerate().filter(|(_, part)| part.batch == batch);
+        let intakes: Vec<&Intake> = own().map(|(_, part)| &part.intake).collect();
+        let places: Vec<usize> = own().map(|(place, _)| place).collect();
+        let checked = Intake::check_together(&intakes, defaults, &mut rejects)?;
+        for (place, checked) in places.into_iter().zip(checked) {
+            parts[place].checked = checked;
+        }
     }
     rejects.flush()?;
     if rejects.count() > 0 && !options.skip_invalid {
@@ -172,6 +186,9 @@ async fn store_parts(
         });
         return Ok(stored.collect());
     }
+    if on_conflict == OnConflict::Refuse {
+        check_conflicts(store, &parts, defaults, skip_invalid).await?;
+    }
     let mut stored = Vec::new();
     let mut rows = 0;
     for part in parts {
@@ -198,6 +215,27 @@ async fn store_parts(
     Ok(stored)
 }
 
+/// Refuses the call before any of it is stored where a job exists with other content.
+async fn check_conflicts(
+    store: &Store,
+    parts: &[Part],
+    defaults: &Defaults,
+    skip_invalid: bool,
+) -> Result<()> {
+    for part in parts {
+        let Some(batch) = store.batch_id(&part.batch).await? else { continue };
+        let mut jobs = part.intake.jobs(defaults, skip_invalid)?;
+        loop {
+            let chunk = next_chunk(&mut jobs)?;
+            if chunk.is_empty() {
+                break;
+            }
+            store.check_conflicts(batch, &part.batch, &chunk).await?;
+        }
+    }
+    Ok(())
+}
+
 fn next_chunk(
     jobs: &mut impl Iterator<Item = std::result::Result<NewJob, IntakeError>>,
 ) -> std::result::Result<Vec<NewJob>, IntakeError> {
@@ -210,6 +248,10 @@ fn next_chunk(
         chunk.push(job);
     }
     Ok(chunk)
+}
+
+fn crashed(error: &tokio::task::JoinError) -> Failure {
+    Failure::new(ExitStatus::Failure, format!("reading the input crashed; a bug in gq: {error}"))
 }
 
 /// A large input is stored in steps; what is in is in.

@@ -45,10 +45,13 @@ pub(crate) fn main(cli: Cli) -> ExitStatus {
     };
     let database = settings::database(&cli.global, &environment);
     let mut context = Context { args: cli.global, environment, database, out };
-    match runtime.block_on(run(&mut context, &cli.command)) {
+    let status = match runtime.block_on(run(&mut context, &cli.command)) {
         Ok(status) => status,
         Err(failure) => report(&context.out, failure),
-    }
+    };
+    // What is still under way is what the command gave up: a file being read, a lock waited for.
+    runtime.shutdown_background();
+    status
 }
 
 /// `SIGXFSZ` on Linux and macOS: a file grew past the process's limit.

@@ -53,6 +53,14 @@ impl Stop {
         }
     }
 
+    /// Returns what `work` comes to, unless the first signal comes before.
+    pub(crate) async fn unless_requested<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.requested() => None,
+        }
+    }
+
     /// Waits for the first signal.
     pub(crate) async fn requested(&self) {
         let mut phase = self.phase.clone();

@@ -6,7 +6,7 @@ use gq::domain::pacing::Pacing;
 use gq::domain::slot::Rests;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
-use gq::store::{Access, Budget, Policy, ResultFilter, Store};
+use gq::store::{Budget, Policy, ResultFilter, Store};
 use gq::worker::{Finish, WorkerOptions};
 use tokio::net::TcpListener;
 
@@ -18,20 +18,40 @@ use super::progress::Progress;
 use super::signals::Stop;
 use super::{enqueue, results, settings};
 
+/// How long a command that ends waits for the database to close; a writer that waits for another
+/// process's lock would not let it.
+const CLOSING: Duration = Duration::from_secs(2);
+
 pub(crate) async fn run(context: &mut Context, args: &WorkArgs) -> Result<ExitStatus> {
     let stop = Stop::listen()?;
     let pacing = settings::pacing(&args.options.pacing, &context.environment)?;
-    let store = context.store(Access::Write).await?;
+    let store = Store::open_for_work(&context.database);
+    let Some(store) = stop.unless_requested(store).await else { return Ok(ended(args, &stop)) };
+    let store = store?;
     let worked = async {
-        let api = context.api(&store, &pacing).await?;
+        let api = stop.unless_requested(context.api(&store, &pacing)).await;
+        let Some(api) = api else { return Ok(stop.exit_status()) };
         let batch = args.batch.as_deref();
-        work(context, &store, api, &args.options, &pacing, batch, &stop).await
+        work(context, &store, api?, &args.options, &pacing, batch, &stop).await
     }
     .await;
-    store.close().await?;
+    close(&store).await?;
     let status = worked?;
     let stopped = matches!(status, ExitStatus::Interrupted | ExitStatus::Terminated);
-    Ok(if stopped && !args.options.drain { ExitStatus::Done } else { status })
+    Ok(if stopped { ended(args, &stop) } else { status })
+}
+
+/// Returns how a `gq work` that a signal stopped ends: nothing asked for is undone without `--drain`.
+fn ended(args: &WorkArgs, stop: &Stop) -> ExitStatus {
+    if args.options.drain { stop.exit_status() } else { ExitStatus::Done }
+}
+
+async fn close(store: &Store) -> Result<()> {
+    match tokio::time::timeout(CLOSING, store.close()).await {
+        Ok(closed) => Ok(closed?),
+        // All that was to be stored is; the log is read in again at the next start.
+        Err(_) => Ok(()),
+    }
 }
 
 /// `gq run`: enqueues, works that batch alone, prints its results.
@@ -42,24 +62,24 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
         return Err(no_key());
     }
     let files = std::slice::from_ref(&args.file);
-    let stored = enqueue::enqueue(context, files, args.batch.as_deref(), &args.enqueue).await?;
+    let stored = enqueue::enqueue(context, files, args.batch.as_deref(), &args.enqueue);
+    let Some(stored) = stop.unless_requested(stored).await else { return Ok(stop.exit_status()) };
+    let stored = stored?;
     let Some(stored) = stored.first() else { return Ok(ExitStatus::Done) };
-    let store = context.store(Access::Write).await?;
-    let worked = run_batch(context, &store, args, &pacing, &stored.batch, &stop).await;
-    let filter = ResultFilter {
-        task_ids: args.results.task_ids.clone(),
-        batch: Some(stored.batch.clone()),
-        states: args.results.states.clone(),
-    };
-    let status = match worked {
-        Ok(status) => {
-            results::print(context, &store, filter, &args.results).await?;
-            status
-        }
-        Err(failure) => return Err(failure),
-    };
-    store.close().await?;
-    Ok(status)
+    let store = Store::open_for_work(&context.database).await?;
+    let worked = async {
+        let status = run_batch(context, &store, args, &pacing, &stored.batch, &stop).await?;
+        let filter = ResultFilter {
+            task_ids: args.results.task_ids.clone(),
+            batch: Some(stored.batch.clone()),
+            states: args.results.states.clone(),
+        };
+        results::print(context, &store, filter, &args.results).await?;
+        Ok(status)
+    }
+    .await;
+    close(&store).await?;
+    worked
 }
 
 async fn run_batch(
@@ -72,8 +92,9 @@ async fn run_batch(
 ) -> Result<ExitStatus> {
     let options = WorkOptions { drain: true, ..args.work.clone() };
     if !args.mock {
-        let api = context.api(store, pacing).await?;
-        return work(context, store, api, &options, pacing, Some(batch), stop).await;
+        let api = stop.unless_requested(context.api(store, pacing)).await;
+        let Some(api) = api else { return Ok(stop.exit_status()) };
+        return work(context, store, api?, &options, pacing, Some(batch), stop).await;
     }
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let mock = MockServer::start(listener, Config::default())?;

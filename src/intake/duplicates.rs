@@ -1,7 +1,9 @@
 //! Lines that have the same task id with different content, found in little memory.
 //!
+//! The lines of several sources are numbered through, as if one source followed the other.
 //! Task ids are spread by their hash over parts that are sorted one at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::vec;
 
@@ -23,16 +25,17 @@ const LINES: u64 = 1 << 16;
 pub(super) struct Record([u8; 40]);
 
 impl Record {
-    pub(super) fn of(job: &NewJob) -> Self {
+    /// Returns the record of a job that `before` lines of other sources come before.
+    pub(super) fn of(job: &NewJob, before: u64) -> Self {
         let mut bytes = [0; 40];
         bytes[..16].copy_from_slice(&Sha256::digest(job.task_id.as_bytes())[..16]);
-        bytes[16..24].copy_from_slice(&job.line.to_be_bytes());
+        bytes[16..24].copy_from_slice(&(before + job.line).to_be_bytes());
         bytes[24..].copy_from_slice(&job.digest);
         Self(bytes)
     }
 }
 
-/// Collects the lines of one source.
+/// Collects the lines of the sources of one batch.
 #[derive(Default)]
 pub(super) struct Duplicates(Spill<40>);
 
@@ -64,33 +67,39 @@ impl Duplicates {
 #[derive(Debug, Default)]
 pub(super) struct Conflicts {
     spill: Spill<16>,
-    count: u64,
 }
 
 impl Conflicts {
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
-
     fn add(&mut self, line: u64, first: u64) -> Result<(), IntakeError> {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&line.to_be_bytes());
         bytes[8..].copy_from_slice(&first.to_be_bytes());
-        self.count += 1;
-        self.spill.push(usize::try_from(line / LINES).unwrap_or(usize::MAX), bytes)
+        self.spill.push(part_of(line), bytes)
     }
 }
 
-/// The conflicts in the lines' order.
+fn part_of(line: u64) -> usize {
+    usize::try_from(line / LINES).unwrap_or(usize::MAX)
+}
+
+/// The conflicts of one source in its lines' order: the line's number in the source, and the first
+/// line of its task id, numbered through.
 pub(super) struct ConflictLines {
     conflicts: Arc<Conflicts>,
+    lines: Range<u64>,
     part: usize,
     current: vec::IntoIter<[u8; 16]>,
 }
 
 impl ConflictLines {
-    pub(super) fn of(conflicts: &Arc<Conflicts>) -> Self {
-        Self { conflicts: Arc::clone(conflicts), part: 0, current: Vec::new().into_iter() }
+    /// Returns those of the source whose lines, numbered through from 0, are `lines`.
+    pub(super) fn of(conflicts: &Arc<Conflicts>, lines: &Range<u64>) -> Self {
+        Self {
+            conflicts: Arc::clone(conflicts),
+            part: part_of(lines.start),
+            lines: lines.clone(),
+            current: Vec::new().into_iter(),
+        }
     }
 }
 
@@ -99,10 +108,16 @@ impl Iterator for ConflictLines {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(bytes) = self.current.next() {
-                return Some(Ok((number(&bytes[..8]), number(&bytes[8..]))));
+            for bytes in self.current.by_ref() {
+                let line = number(&bytes[..8]);
+                if line > self.lines.end {
+                    return None;
+                }
+                if line > self.lines.start {
+                    return Some(Ok((line - self.lines.start, number(&bytes[8..]))));
+                }
             }
-            if self.part == self.conflicts.spill.parts() {
+            if self.part >= self.conflicts.spill.parts() {
                 return None;
             }
             let mut records = match self.conflicts.spill.part(self.part) {
@@ -140,7 +155,7 @@ mod tests {
             metadata: None,
             digest: [content; 16],
         };
-        Record::of(&job)
+        Record::of(&job, 0)
     }
 
     fn found(lines: &[(u16, u8)]) -> Vec<(u64, u64)> {
@@ -149,9 +164,8 @@ mod tests {
             duplicates.add(&record(*id, line, *content)).unwrap();
         }
         let conflicts = Arc::new(duplicates.finish().unwrap());
-        let found: Vec<_> = ConflictLines::of(&conflicts).map(Result::unwrap).collect();
-        assert_eq!(conflicts.count(), found.len() as u64);
-        found
+        let all = 0..lines.len() as u64;
+        ConflictLines::of(&conflicts, &all).map(Result::unwrap).collect()
     }
 
     fn expected(lines: &[(u16, u8)]) -> Vec<(u64, u64)> {
@@ -171,6 +185,27 @@ mod tests {
         let lines: Vec<(u16, u8)> =
             (0..200_000_u32).map(|n| ((n % 60_000) as u16, u8::from(n % 7 == 0))).collect();
         assert_eq!(found(&lines), expected(&lines));
+    }
+
+    #[test]
+    fn each_source_has_the_conflicts_of_its_own_lines() {
+        let lines: Vec<(u16, u8)> =
+            (0..200_000_u32).map(|n| ((n % 60_000) as u16, u8::from(n % 7 == 0))).collect();
+        let mut duplicates = Duplicates::default();
+        let (first, second) = lines.split_at(70_000);
+        for (source, before) in [(first, 0), (second, 70_000)] {
+            for (line, (id, content)) in (1..).zip(source) {
+                duplicates.add(&record(*id, before + line, *content)).unwrap();
+            }
+        }
+        let conflicts = Arc::new(duplicates.finish().unwrap());
+        let of = |lines: Range<u64>| {
+            let start = lines.start;
+            let found = ConflictLines::of(&conflicts, &lines).map(Result::unwrap);
+            found.map(move |(line, first)| (start + line, first)).collect::<Vec<_>>()
+        };
+        assert_eq!([of(0..70_000), of(70_000..200_000)].concat(), expected(&lines));
+        assert!(!of(0..70_000).is_empty());
     }
 
     proptest! {

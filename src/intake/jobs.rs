@@ -48,7 +48,7 @@ impl Jobs {
         seen: &Seen,
         skip_invalid: bool,
     ) -> Result<Self, IntakeError> {
-        let mut conflicts = ConflictLines::of(&seen.conflicts);
+        let mut conflicts = ConflictLines::of(&seen.conflicts, &seen.lines);
         let conflict = conflicts.next().transpose()?;
         Ok(Self {
             label,
@@ -95,11 +95,12 @@ impl Jobs {
 
     /// Leaves out a job whose task id an earlier line has with other content.
     fn unless_conflicting(&mut self, job: NewJob) -> Result<Option<NewJob>, IntakeError> {
-        let Some((_, first)) = self.conflict.filter(|(line, _)| *line == job.line) else {
+        if self.conflict.is_none_or(|(line, _)| line != job.line) {
             return Ok(Some(job));
-        };
+        }
         if !self.skip_invalid {
-            return Err(self.refused(job.line, super::conflict_reason(first)));
+            let reason = "an earlier line has the same task id with other content".to_owned();
+            return Err(self.refused(job.line, reason));
         }
         self.conflict = self.conflicts.next().transpose()?;
         Ok(None)

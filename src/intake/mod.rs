@@ -3,6 +3,7 @@
 //! The first pass checks every line, the second yields the jobs. Memory does not grow with the
 //! input. Knows what a line means only through `domain::input`; stores and prints nothing.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use crate::domain::input::{Defaults, NewJob, parse_line};
@@ -51,7 +52,18 @@ pub struct Intake {
 struct Seen {
     bytes: u64,
     hashes: Arc<[u64]>,
+    /// Its lines in a numbering through all sources that were checked together.
+    lines: Range<u64>,
     conflicts: Arc<Conflicts>,
+}
+
+/// What reading one source through found.
+struct Scan {
+    checked: Checked,
+    hashes: Vec<u64>,
+    lines: Range<u64>,
+    /// The source's number among the refusals.
+    source: usize,
 }
 
 /// What is found in one chunk of lines.
@@ -92,13 +104,67 @@ impl Intake {
         defaults: &Defaults,
         rejects: &mut Rejects,
     ) -> Result<Checked, IntakeError> {
-        rejects.begin(self.name());
+        let mut checked = Self::check_together(&[self], defaults, rejects)?;
+        Ok(checked.pop().unwrap_or_default())
+    }
+
+    /// Checks all lines of sources whose jobs go to one batch, where a task id names one job.
+    pub fn check_together(
+        intakes: &[&Self],
+        defaults: &Defaults,
+        rejects: &mut Rejects,
+    ) -> Result<Vec<Checked>, IntakeError> {
+        let mut duplicates = Duplicates::default();
+        let mut scans: Vec<Scan> = Vec::new();
+        for intake in intakes {
+            let before = scans.last().map_or(0, |scan| scan.lines.end);
+            scans.push(intake.scan(defaults, rejects, before, &mut duplicates)?);
+        }
+        let conflicts = Arc::new(duplicates.finish()?);
+        let mut all = Vec::new();
+        for (intake, scan) in intakes.iter().zip(&scans) {
+            let mut checked = scan.checked;
+            let refused = intake.reject(&conflicts, scan, rejects, |first| {
+                let index = scans.partition_point(|other| other.lines.end < first);
+                let (Some(other), Some(place)) = (intakes.get(index), scans.get(index)) else {
+                    return String::new();
+                };
+                let line = first - place.lines.start;
+                if index == all.len() {
+                    return format!("line {line} has the same task id with other content");
+                }
+                let name = other.name();
+                format!("line {line} of `{name}` has the same task id with other content")
+            })?;
+            checked.good -= refused;
+            checked.bad += refused;
+            let seen = Seen {
+                bytes: checked.bytes,
+                hashes: scan.hashes.as_slice().into(),
+                lines: scan.lines.clone(),
+                conflicts: Arc::clone(&conflicts),
+            };
+            // A second check finds the same or `jobs` notices the change.
+            let _ = intake.seen.set(seen);
+            all.push(checked);
+        }
+        Ok(all)
+    }
+
+    /// Reads all lines once; the jobs' task ids go to `duplicates`.
+    fn scan(
+        &self,
+        defaults: &Defaults,
+        rejects: &mut Rejects,
+        before: u64,
+        duplicates: &mut Duplicates,
+    ) -> Result<Scan, IntakeError> {
+        let source = rejects.begin(self.name());
         let defaults = defaults.clone();
         let chunks = Chunks::new(self.input.reader()?);
         let mut checked = Checked::default();
         let mut hashes = Vec::new();
-        let mut duplicates = Duplicates::default();
-        for findings in Pipeline::start(chunks, move |chunk| inspect(&chunk, &defaults)) {
+        for findings in Pipeline::start(chunks, move |chunk| inspect(&chunk, &defaults, before)) {
             let findings = findings.map_err(|error| self.input.label.error(error))?;
             hashes.push(findings.hash);
             checked.bytes += findings.bytes;
@@ -109,17 +175,10 @@ impl Intake {
             }
             for bad in &findings.bad {
                 checked.bad += 1;
-                rejects.add(bad.line, &bad.reason, &bad.text)?;
+                rejects.add(source, bad.line, &bad.reason, &bad.text)?;
             }
         }
-        let conflicts = Arc::new(duplicates.finish()?);
-        checked.good -= conflicts.count();
-        checked.bad += conflicts.count();
-        self.reject(&conflicts, rejects)?;
-        let seen = Seen { bytes: checked.bytes, hashes: hashes.into(), conflicts };
-        // A second check finds the same or `jobs` notices the change.
-        let _ = self.seen.set(seen);
-        Ok(checked)
+        Ok(Scan { checked, hashes, lines: before..before + checked.lines, source })
     }
 
     /// Returns the jobs in the input's order, after [`check`](Self::check).
@@ -134,34 +193,39 @@ impl Intake {
         Jobs::new(label.clone(), pipeline, seen, skip_invalid)
     }
 
-    /// Reports the lines whose task id an earlier line has with other content, with their text.
-    fn reject(&self, conflicts: &Arc<Conflicts>, rejects: &mut Rejects) -> Result<(), IntakeError> {
-        let mut conflicts = ConflictLines::of(conflicts);
+    /// Reports the lines whose task id an earlier line has with other content, with their text;
+    /// returns how many. `reason` says what is told of the first line, numbered through.
+    fn reject(
+        &self,
+        conflicts: &Arc<Conflicts>,
+        scan: &Scan,
+        rejects: &mut Rejects,
+        reason: impl Fn(u64) -> String,
+    ) -> Result<u64, IntakeError> {
+        let mut conflicts = ConflictLines::of(conflicts, &scan.lines);
         let mut next = conflicts.next().transpose()?;
+        let mut count = 0;
         if next.is_none() {
-            return Ok(());
+            return Ok(count);
         }
         let mut chunks = Chunks::new(self.input.reader()?);
-        while let Some((wanted, first)) = next {
+        while next.is_some() {
             let chunk = chunks.next().ok_or_else(|| self.input.label.changed())?;
             let chunk = chunk.map_err(|error| self.input.label.error(error))?;
-            let mut wanted = Some((wanted, first));
             for (number, line) in chunk.lines() {
-                let Some((line_wanted, first)) = wanted else {
-                    break;
-                };
-                if number == line_wanted {
-                    rejects.add(number, &conflict_reason(first), &line.text())?;
-                    wanted = conflicts.next().transpose()?;
+                let Some((wanted, first)) = next else { break };
+                if number == wanted {
+                    rejects.add(scan.source, number, &reason(first), &line.text())?;
+                    count += 1;
+                    next = conflicts.next().transpose()?;
                 }
             }
-            next = wanted;
         }
-        Ok(())
+        Ok(count)
     }
 }
 
-fn inspect(chunk: &Chunk, defaults: &Defaults) -> Findings {
+fn inspect(chunk: &Chunk, defaults: &Defaults, before: u64) -> Findings {
     let mut findings = Findings {
         hash: chunk.hash(),
         bytes: chunk.size(),
@@ -173,17 +237,13 @@ fn inspect(chunk: &Chunk, defaults: &Defaults) -> Findings {
         findings.lines += 1;
         match read_line(&line, number, defaults) {
             Ok(None) => {}
-            Ok(Some(job)) => findings.records.push(Record::of(&job)),
+            Ok(Some(job)) => findings.records.push(Record::of(&job, before)),
             Err(reason) => {
                 findings.bad.push(Bad { line: number, reason, text: line.text().into_owned() });
             }
         }
     }
     findings
-}
-
-fn conflict_reason(first: u64) -> String {
-    format!("line {first} has the same task id with other content")
 }
 
 fn read_line(line: &Line<'_>, number: u64, defaults: &Defaults) -> Result<Option<NewJob>, String> {

@@ -59,14 +59,21 @@ impl Rejects {
         self.writer.as_mut().map_or(Ok(()), Write::flush).map_err(IntakeError::Rejects)
     }
 
-    /// Begins with the lines of another source.
-    pub(super) fn begin(&mut self, source: &str) {
+    /// Begins with the lines of another source; returns its number.
+    pub(super) fn begin(&mut self, source: &str) -> usize {
         self.sources.push(source.to_owned());
+        self.sources.len() - 1
     }
 
-    pub(super) fn add(&mut self, line: u64, reason: &str, text: &str) -> Result<(), IntakeError> {
+    pub(super) fn add(
+        &mut self,
+        source: usize,
+        line: u64,
+        reason: &str,
+        text: &str,
+    ) -> Result<(), IntakeError> {
         self.count += 1;
-        self.keep(line, reason);
+        self.keep(source, line, reason);
         let Some(writer) = &mut self.writer else {
             return Ok(());
         };
@@ -77,12 +84,11 @@ impl Rejects {
     }
 
     /// Keeps the first by line: conflicts between lines are found after all others.
-    fn keep(&mut self, line: u64, reason: &str) {
-        let index = self.sources.len();
+    fn keep(&mut self, index: usize, line: u64, reason: &str) {
         let place =
             self.kept.partition_point(|(source, kept)| (*source, kept.line) <= (index, line));
         if place < KEPT {
-            let source = self.sources.last().cloned().unwrap_or_default();
+            let source = self.sources.get(index).cloned().unwrap_or_default();
             let rejected = Rejected { source, line, reason: reason.to_owned() };
             self.kept.insert(place, (index, rejected));
             self.kept.truncate(KEPT);

@@ -116,6 +116,33 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Looks whether any of `jobs` exists in the batch with other content; changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] for the first that does.
+    pub async fn check_conflicts(
+        &self,
+        batch: i64,
+        batch_name: &str,
+        jobs: &[NewJob],
+    ) -> Result<(), StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        let known = existing(&mut connection, batch, jobs).await?;
+        let differs = |job: &&NewJob| {
+            known.get(&job.task_id).is_some_and(|old| old.digest != hex(&job.digest))
+        };
+        match jobs.iter().find(differs) {
+            None => Ok(()),
+            Some(job) => Err(StoreError::Conflict {
+                task_id: job.task_id.clone(),
+                line: job.line,
+                batch: batch_name.to_owned(),
+            }),
+        }
+    }
+}
+
 async fn add_all<I, E>(
     connection: &mut SqliteConnection,
     mut jobs: I,

@@ -23,6 +23,7 @@ mod turn;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 
@@ -57,11 +58,31 @@ impl Store {
     /// A missing, newer or foreign file, one that another process locks for a minute, and
     /// whatever the file system says.
     pub async fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
+        Self::open_with(path, access, writer::PATIENCE).await
+    }
+
+    /// Opens the database for a worker, which waits for another process's lock for ever.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_for_work(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, Access::Write, Duration::MAX).await
+    }
+
+    async fn open_with(
+        path: &Path,
+        access: Access,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
         connection::prepare(path, access).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_lazy_with(connection::read_options(path));
-        Ok(Self { path: path.to_owned(), writer: Writer::start(path.to_owned()), readers })
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Writer::start(path.to_owned(), patience),
+            readers,
+        })
     }
 
     /// Returns where the database lies.

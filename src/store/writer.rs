@@ -18,7 +18,7 @@ use crate::store::error::{StoreError, is_busy};
 /// Work that waits for the connection.
 type Command = Box<dyn for<'a> FnOnce(&'a mut Link) -> BoxFuture<'a, ()> + Send>;
 
-/// How long a caller waits for another process's lock.
+/// How long a caller waits for another process's lock unless told otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Callers that may wait at once.
@@ -34,15 +34,17 @@ pub(crate) struct Writer {
 struct Link {
     path: PathBuf,
     identity: Option<Identity>,
+    /// How long another process's lock is waited for.
+    patience: Duration,
     connection: Option<SqliteConnection>,
 }
 
 impl Writer {
     /// Starts the task for the database at `path`, which has to exist.
-    pub(crate) fn start(path: PathBuf) -> Self {
+    pub(crate) fn start(path: PathBuf, patience: Duration) -> Self {
         let identity = Identity::of(&path);
         let (commands, mut queue) = mpsc::channel::<Command>(QUEUE);
-        let mut link = Link { path, identity, connection: None };
+        let mut link = Link { path, identity, patience, connection: None };
         tokio::spawn(async move {
             while let Some(command) = queue.recv().await {
                 command(&mut link).await;
@@ -120,6 +122,7 @@ impl Link {
     /// Opens the transaction; another process's lock is waited for.
     async fn begin(&mut self) -> Result<SqliteConnection, StoreError> {
         let started = Instant::now();
+        let mut told = Duration::ZERO;
         loop {
             if Identity::of(&self.path) != self.identity {
                 return Err(StoreError::Replaced(self.path.clone()));
@@ -132,13 +135,14 @@ impl Link {
                 Ok(_) => return Ok(connection),
                 Err(error) if is_busy(&error) => {
                     let waited = started.elapsed();
-                    if waited + BUSY_SLICE / 2 >= PATIENCE {
+                    if waited + BUSY_SLICE / 2 >= self.patience {
                         return Err(StoreError::Locked { path: self.path.clone(), waited });
                     }
-                    tracing::warn!(
-                        waited_s = waited.as_secs(),
-                        "another process holds the database; waiting"
-                    );
+                    if waited >= told * 2 {
+                        told = waited;
+                        let waited_s = waited.as_secs();
+                        tracing::warn!(waited_s, "another process holds the database; waiting");
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }

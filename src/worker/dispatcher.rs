@@ -30,6 +30,9 @@ const CLOCK_STEP: i64 = 1_000;
 /// How long it waits at most before it tries a turn again that the database refused.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
+/// How long a worker that was told to stop still tries to write to a database that takes nothing.
+const LAST_TRY: Duration = Duration::from_secs(5);
+
 /// What one worker process is doing.
 pub(super) struct Dispatcher<'a> {
     store: &'a Store,
@@ -48,10 +51,16 @@ pub(super) struct Dispatcher<'a> {
     /// When workers that rest after a call may go on.
     resting: Vec<Instant>,
     phase: Phase,
+    /// When it was told to stop.
+    stopped_at: Option<Instant>,
+    /// When it was told so again.
+    insisted_at: Option<Instant>,
     cut_at: Option<Instant>,
     next_turn: Instant,
     next_audit: Instant,
     failures: u32,
+    /// Why the last turn failed.
+    trouble: Option<StoreError>,
     report: TurnReport,
     refused_location: bool,
     /// The wall clock less the boot clock at the last turn, in milliseconds: falls when the wall
@@ -83,10 +92,13 @@ impl<'a> Dispatcher<'a> {
             names: HashMap::new(),
             resting: Vec::new(),
             phase: Phase::Running,
+            stopped_at: None,
+            insisted_at: None,
             cut_at: None,
             next_turn: now,
             next_audit: now,
             failures: 0,
+            trouble: None,
             report: TurnReport::default(),
             refused_location: false,
             drift: None,
@@ -100,7 +112,7 @@ impl<'a> Dispatcher<'a> {
         let store = self.store;
         let mut turn: OptionFuture<_> = None.into();
         let mut turning = false;
-        self.enter(*stop.borrow_and_update());
+        self.told(*stop.borrow_and_update());
         loop {
             if !turning && self.wants_turn() {
                 let request = self.request().await?;
@@ -125,15 +137,16 @@ impl<'a> Dispatcher<'a> {
                 Some(joined) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
                     self.collect(joined);
                 }
-                changed = stop.changed(), if self.phase != Phase::Aborting => {
-                    // Whoever could say stop is gone: nobody waits for more.
-                    let phase = if changed.is_ok() { *stop.borrow_and_update() } else { Phase::Draining };
-                    self.enter(phase);
+                Ok(()) = stop.changed(), if self.insisted_at.is_none() => {
+                    self.told(*stop.borrow_and_update());
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
             if self.cut_at.is_some_and(|at| at <= Instant::now()) {
                 self.enter(Phase::Aborting);
+            }
+            if self.give_up_at().is_some_and(|at| at <= Instant::now()) {
+                return self.give_up();
             }
         }
     }
@@ -149,7 +162,7 @@ impl<'a> Dispatcher<'a> {
 
     fn wake(&self, turning: bool) -> Instant {
         let far = Instant::now() + Duration::from_hours(1);
-        let cut = self.cut_at.filter(|_| self.phase == Phase::Draining).unwrap_or(far);
+        let cut = self.cut_at.into_iter().chain(self.give_up_at()).fold(far, Instant::min);
         // A turn that failed is tried again at its own time and at no other.
         let audit = if self.failures > 0 { far } else { self.next_audit };
         if turning { cut } else { self.next_turn.min(audit).min(cut) }
@@ -198,6 +211,7 @@ impl<'a> Dispatcher<'a> {
     /// Takes what a turn did; returns why the worker ends, if it does.
     fn after_turn(&mut self, mut report: TurnReport) -> Option<Finish> {
         self.failures = 0;
+        self.trouble = None;
         self.settling.clear();
         for settled in std::mem::take(&mut report.settled) {
             self.tell(&settled);
@@ -247,6 +261,7 @@ impl<'a> Dispatcher<'a> {
         }
         let backoff = Duration::from_millis(100).saturating_mul(1 << self.failures.min(6));
         self.failures += 1;
+        self.trouble = Some(error);
         self.next_turn = Instant::now() + backoff.min(LONGEST_BACKOFF);
         Ok(())
     }
@@ -317,6 +332,38 @@ impl<'a> Dispatcher<'a> {
         self.refused_location |= ended.outcome == Outcome::LocationRefused;
         self.names.insert((started.job, started.claim), started);
         self.ended.push(ended);
+    }
+
+    /// Takes what a signal says.
+    fn told(&mut self, phase: Phase) {
+        if phase > Phase::Running {
+            self.stopped_at.get_or_insert_with(Instant::now);
+        }
+        if phase == Phase::Aborting {
+            self.insisted_at.get_or_insert_with(Instant::now);
+        }
+        self.enter(phase);
+    }
+
+    /// Returns until when a worker that has to stop tries to write what is left: as long as there
+    /// are answers that nobody else has, until it is told a second time.
+    fn give_up_at(&self) -> Option<Instant> {
+        let idle = self.in_flight.is_empty() && self.ended.is_empty() && self.settling.is_empty();
+        let from = self.insisted_at.or(self.stopped_at.filter(|_| idle));
+        from.map(|from| from + LAST_TRY)
+    }
+
+    /// Ends without another write; an error where that loses answers. Jobs whose calls were cut are
+    /// found by the next worker.
+    fn give_up(&mut self) -> Result<Finish, StoreError> {
+        let lost = self.ended.iter().chain(&self.settling);
+        let lost = lost.filter(|ended| ended.outcome != Outcome::Cut).count();
+        if lost == 0 {
+            return Ok(Finish::Stopped);
+        }
+        tracing::error!(calls = lost, "calls that ended could not be recorded");
+        let path = self.store.path().to_owned();
+        Err(self.trouble.take().unwrap_or(StoreError::Locked { path, waited: LAST_TRY }))
     }
 
     fn enter(&mut self, phase: Phase) {

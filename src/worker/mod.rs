@@ -20,6 +20,9 @@ use crate::gemini::client::Client;
 use crate::store::{Policy, Store, StoreError};
 use dispatcher::Dispatcher;
 
+/// How long a worker that ends waits for its row to be taken away.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// How far a worker is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -73,21 +76,28 @@ pub enum Finish {
 ///
 /// # Errors
 /// What the store says when it cannot go on: the file is gone, damaged, not writable for ever.
-/// A full disk or a lock is waited for.
+/// A full disk or a lock is waited for, and after a stop only for a short while.
 pub async fn run(
     store: &Store,
     client: &Client,
     options: WorkerOptions,
-    stop: watch::Receiver<Phase>,
+    mut stop: watch::Receiver<Phase>,
     events: Events,
 ) -> Result<Finish, StoreError> {
-    let registration = store.register_worker(options.workers, clock::now()).await?;
+    let registration = tokio::select! {
+        registration = store.register_worker(options.workers, clock::now()) => registration?,
+        Ok(_) = stop.wait_for(|phase| *phase > Phase::Running) => return Ok(Finish::Stopped),
+    };
     let worker = registration.worker;
     let finish = Dispatcher::new(store, client, options, worker, events).run(stop).await;
-    // After an error the lock goes with the process; its row is swept by the next worker.
+    // After an error, or where the database takes nothing, the lock goes with the process and the
+    // next worker sweeps its row.
     if finish.is_ok() {
-        store.deregister(registration).await?;
-        store.sweep_locks().await?;
+        let parting = async {
+            store.deregister(registration).await?;
+            store.sweep_locks().await
+        };
+        tokio::time::timeout(PARTING, parting).await.unwrap_or(Ok(()))?;
     }
     finish
 }

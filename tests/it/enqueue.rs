@@ -266,3 +266,50 @@ fn a_first_start_that_died_is_finished_by_the_next() {
     env.gq(&["enqueue", "in.jsonl"]).exits(0);
     assert_eq!(env.status()["queue_size"], json!(2));
 }
+
+#[test]
+fn files_of_one_batch_must_not_give_one_name_to_two_jobs() {
+    let env = TestEnv::new();
+    let line = |task: &str, prompt: &str| json!({"prompt": prompt, "task_id": task}).to_string();
+    env.write("a.jsonl", format!("{}\n{}\n", line("x", "one"), line("y", "two")));
+    env.write(
+        "b.jsonl",
+        format!("{}\n{}\n{}\n", line("x", "one"), line("z", "three"), line("y", "other")),
+    );
+    let refused = env.gq(&["enqueue", "a.jsonl", "b.jsonl", "--batch", "all"]).exits(2);
+    let told = "b.jsonl: line 3: line 2 of `a.jsonl` has the same task id with other content";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+    assert!(!env.path("gq.db").exists());
+    let args = ["enqueue", "a.jsonl", "b.jsonl", "--batch", "all", "--skip-invalid"];
+    let stored: Vec<[i64; 4]> = env.gq(&args).exits(0).lines().iter().map(counts).collect();
+    assert_eq!(stored, [[2, 0, 0, 0], [1, 1, 0, 1]]);
+    assert_eq!(env.status()["queue_size"], json!(3));
+    // Of batches of their own, both are fine.
+    let stored = env.gq(&["enqueue", "a.jsonl", "b.jsonl"]).exits(0).lines();
+    assert_eq!(stored.iter().map(counts).collect::<Vec<_>>(), [[2, 0, 0, 0], [3, 0, 0, 0]]);
+}
+
+#[test]
+fn a_large_call_is_refused_before_its_first_job_is_stored() {
+    let env = TestEnv::new();
+    let filler = "x".repeat(1 << 20);
+    let large = |last: &str| {
+        let line = |task: usize, text: &str| {
+            json!({"prompt": format!("{text}{filler}"), "task_id": task}).to_string() + "\n"
+        };
+        (0..63).map(|task| line(task, "")).collect::<String>() + &line(63, last)
+    };
+    env.write("old.jsonl", large("old").lines().last().unwrap());
+    env.gq(&["enqueue", "old.jsonl", "--batch", "b"]).exits(0);
+    env.write("new.jsonl", large("new"));
+    let refused = env.gq(&["enqueue", "new.jsonl", "--batch", "b"]).exits(2);
+    assert!(
+        refused.stderr.contains("task `63` (line 64) exists in batch `b`"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(env.status()["queue_size"], json!(1));
+    env.write("new.jsonl", large("old"));
+    let stored = env.gq(&["enqueue", "new.jsonl", "--batch", "b"]).exits(0);
+    assert_eq!(counts(&stored.json()), [63, 1, 0, 0]);
+}

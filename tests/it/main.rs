@@ -3,6 +3,7 @@
 
 mod enqueue;
 mod layering;
+mod locked;
 mod recovery;
 mod results;
 mod secrets;

@@ -11,7 +11,7 @@ use gq::domain::view::JobState;
 use super::PacingArgs;
 
 /// How jobs are added.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct EnqueueOptions {
     /// Priority of jobs that name none; higher goes first [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

@@ -1,0 +1,98 @@
+//! A database that another process holds.
+
+use rustix::process::Signal;
+use serde_json::json;
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tokio::runtime::Runtime;
+
+use crate::support::{LIMIT, Running, TestEnv, column, wait_until};
+
+/// The write lock of the database, held until it is released.
+struct Held {
+    runtime: Runtime,
+    connection: SqliteConnection,
+}
+
+impl Held {
+    fn of(env: &TestEnv) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let options = SqliteConnectOptions::new().filename(env.path("gq.db"));
+        let connection = runtime.block_on(async {
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+            connection
+        });
+        Self { runtime, connection }
+    }
+
+    fn release(mut self) {
+        self.runtime.block_on(async {
+            sqlx::query("ROLLBACK").execute(&mut self.connection).await.unwrap();
+            self.connection.close().await.unwrap();
+        });
+    }
+}
+
+fn two_calls_in_flight() -> (TestEnv, Running) {
+    let env = TestEnv::with_stand_in(&json!({"script": [{"first": 2, "hold": true}]}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let worker = env.spawn(&["work"]);
+    wait_until("calls that are held", LIMIT, || env.mock().stats().held == 2);
+    (env, worker)
+}
+
+/// Sends the first signal and waits until it is taken.
+fn stop(worker: &Running) {
+    worker.signal(Signal::TERM);
+    wait_until("the end to begin", LIMIT, || worker.stderr().contains("stopping"));
+}
+
+#[test]
+fn answers_that_came_while_it_was_locked_are_recorded_before_a_worker_ends() {
+    let (env, worker) = two_calls_in_flight();
+    let lock = Held::of(&env);
+    env.mock().release(None);
+    wait_until("both answers", LIMIT, || env.mock().stats().in_flight == 0);
+    stop(&worker);
+    lock.release();
+    worker.wait().exits(0);
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
+    assert_eq!(env.calls(), 2);
+}
+
+#[test]
+fn a_second_signal_ends_a_worker_that_cannot_record_its_answers() {
+    let (env, worker) = two_calls_in_flight();
+    let lock = Held::of(&env);
+    env.mock().release(None);
+    wait_until("both answers", LIMIT, || env.mock().stats().in_flight == 0);
+    stop(&worker);
+    worker.signal(Signal::TERM);
+    let ended = worker.wait().exits(1);
+    assert!(ended.stderr.contains("is locked by another process"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("could not be recorded"), "{}", ended.stderr);
+    lock.release();
+    env.gq(&["work", "--drain"]).exits(0);
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
+    assert_eq!(env.calls(), 4);
+}
+
+#[test]
+fn a_signal_ends_a_worker_that_has_nothing_to_record() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let idle = env.spawn(&["work"]);
+    wait_until("the end of all jobs", LIMIT, || env.status()["jobs"]["succeeded"] == json!(2));
+    let lock = Held::of(&env);
+    let starting = env.spawn(&["work", "-vvv"]);
+    wait_until("a start", LIMIT, || !starting.stderr().is_empty());
+    for worker in [idle, starting] {
+        worker.signal(Signal::TERM);
+        worker.wait().exits(0);
+    }
+    lock.release();
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
+}
