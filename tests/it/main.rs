@@ -7,5 +7,6 @@ mod layering;
 mod recovery;
 mod results;
 mod secrets;
+mod signals;
 mod support;
 mod work;

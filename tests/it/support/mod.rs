@@ -85,6 +85,15 @@ impl Running {
         prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, unlimited).unwrap();
     }
 
+    /// Returns whether it handles `signal` itself.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn catches(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+        mask & (1 << (signal.as_raw() - 1)) != 0
+    }
+
     /// Returns what it has written to stderr so far.
     pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap()
