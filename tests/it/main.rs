@@ -3,6 +3,7 @@
 
 mod disk;
 mod enqueue;
+mod large;
 mod layering;
 mod recovery;
 mod results;
