@@ -5,6 +5,7 @@ mod disk;
 mod enqueue;
 mod large;
 mod layering;
+mod pacing;
 mod recovery;
 mod results;
 mod secrets;
