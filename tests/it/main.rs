@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails right there")]
 
 mod budget;
+mod counters;
 mod disk;
 mod enqueue;
 mod large;
