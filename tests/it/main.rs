@@ -5,6 +5,7 @@ mod budget;
 mod counters;
 mod disk;
 mod enqueue;
+mod help;
 mod large;
 mod layering;
 mod pacing;

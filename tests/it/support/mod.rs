@@ -1,5 +1,7 @@
 //! A folder, a clean environment and a stand-in for one test.
 
+pub(crate) mod snapshot;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
