@@ -116,7 +116,7 @@ fn describe(error: &sqlx::Error) -> String {
     match primary_code(error) {
         Some(13) => "the disk is full".to_owned(),
         Some(8) => "it cannot be written (read-only)".to_owned(),
-        Some(10) => format!("disk I/O error ({error})"),
+        Some(10) => format!("the disk is full or failing ({error})"),
         Some(11) => "the file is damaged".to_owned(),
         Some(14) => "it cannot be opened".to_owned(),
         _ => error.to_string(),

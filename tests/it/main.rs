@@ -1,11 +1,18 @@
 //! The program as a user meets it: run as a process against the stand-in.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails right there")]
 
+mod budget;
+mod counters;
+mod disk;
 mod enqueue;
+mod help;
+mod large;
 mod layering;
 mod locked;
+mod pacing;
 mod recovery;
 mod results;
 mod secrets;
+mod signals;
 mod support;
 mod work;

@@ -1,5 +1,7 @@
 //! A folder, a clean environment and a stand-in for one test.
 
+pub(crate) mod snapshot;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -75,6 +77,23 @@ impl Running {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Lets its files grow without limit.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn lift_file_limit(&self) {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let unlimited = Rlimit { current: None, maximum: None };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, unlimited).unwrap();
+    }
+
+    /// Returns whether it handles `signal` itself.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn catches(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+        mask & (1 << (signal.as_raw() - 1)) != 0
     }
 
     /// Returns what it has written to stderr so far.
@@ -206,13 +225,26 @@ impl TestEnv {
         }
     }
 
+    /// Runs `gq` to its end where no file may grow beyond so many bytes.
+    pub(crate) fn gq_within(&self, bytes: u64, args: &[&str]) -> Ran {
+        self.start(self.command_within(bytes, args)).wait()
+    }
+
     /// Starts `gq` beside the test.
     pub(crate) fn spawn(&self, args: &[&str]) -> Running {
+        self.start(self.command(args))
+    }
+
+    /// Starts `gq` beside the test where no file may grow beyond so many bytes.
+    pub(crate) fn spawn_within(&self, bytes: u64, args: &[&str]) -> Running {
+        self.start(self.command_within(bytes, args))
+    }
+
+    fn start(&self, mut command: Command) -> Running {
         let number = self.processes.fetch_add(1, Ordering::Relaxed);
         let stdout = self.path(&format!("process-{number}.out"));
         let stderr = self.path(&format!("process-{number}.err"));
-        let child = self
-            .command(args)
+        let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())
@@ -223,8 +255,21 @@ impl TestEnv {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gq"));
+        command.args(args);
+        self.isolate(command)
+    }
+
+    /// The limit is a soft one: it can be lifted again while the process runs.
+    fn command_within(&self, bytes: u64, args: &[&str]) -> Command {
+        // The shell counts in blocks of 512 bytes.
+        let script = format!("ulimit -S -f {} && exec \"$0\" \"$@\"", bytes / 512);
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_gq")).args(args);
+        self.isolate(command)
+    }
+
+    fn isolate(&self, mut command: Command) -> Command {
         command
-            .args(args)
             .current_dir(self.folder.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -256,6 +301,25 @@ impl TestEnv {
             connection.close().await.unwrap();
             count
         })
+    }
+
+    /// Checks that what the batches count is what a recount of their jobs comes to.
+    #[track_caller]
+    pub(crate) fn counts_are_true(&self) {
+        let miscounted = self.count(
+            "SELECT count(*) FROM batches AS b
+              WHERE (pending, running, succeeded, failed, cancelled) IS NOT
+                    (SELECT count(*) FILTER (WHERE state = 'pending'),
+                            count(*) FILTER (WHERE state = 'running'),
+                            count(*) FILTER (WHERE state = 'succeeded'),
+                            count(*) FILTER (WHERE state = 'failed'),
+                            count(*) FILTER (WHERE state = 'cancelled')
+                       FROM jobs WHERE batch_id = b.id)",
+        );
+        assert_eq!(miscounted, 0, "batches whose counts differ from a recount");
+        let strays =
+            self.count("SELECT count(*) FROM jobs WHERE batch_id NOT IN (SELECT id FROM batches)");
+        assert_eq!(strays, 0, "jobs of no batch");
     }
 
     /// Changes the database behind the back of `gq`.

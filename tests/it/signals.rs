@@ -1,0 +1,115 @@
+//! Which signal ends which command, and with what exit code.
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{LIMIT, TestEnv, column, wait_until};
+
+/// Returns an environment with two jobs whose calls wait for a release.
+fn with_two_slow_jobs() -> TestEnv {
+    let env = TestEnv::with_stand_in(&json!({"script": [{"hold": true}]}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    env
+}
+
+fn both_held(env: &TestEnv) {
+    wait_until("both calls", LIMIT, || env.mock().stats().held == 2);
+}
+
+#[test]
+fn a_hangup_lets_calls_in_flight_end() {
+    let env = with_two_slow_jobs();
+    let worker = env.spawn(&["work"]);
+    both_held(&env);
+    worker.signal(Signal::HUP);
+    wait_until("the end to begin", LIMIT, || worker.stderr().contains("stopping"));
+    env.mock().release(None);
+    worker.wait().exits(0);
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
+    assert_eq!(env.calls(), 2);
+}
+
+#[test]
+fn a_second_hangup_cuts_calls_and_gives_their_jobs_back() {
+    let env = with_two_slow_jobs();
+    let worker = env.spawn(&["work"]);
+    both_held(&env);
+    worker.signal(Signal::HUP);
+    wait_until("the end to begin", LIMIT, || worker.stderr().contains("stopping"));
+    worker.signal(Signal::HUP);
+    worker.wait().exits(0);
+    assert_eq!(env.status()["jobs"]["pending"], json!(2));
+    assert_eq!(env.show("t1")["attempts"], json!(0));
+}
+
+#[test]
+fn a_drain_cut_by_a_hangup_ends_as_if_terminated() {
+    let env = with_two_slow_jobs();
+    let worker = env.spawn(&["work", "--drain", "--grace", "0s"]);
+    both_held(&env);
+    worker.signal(Signal::HUP);
+    worker.wait().exits(143);
+    assert_eq!(env.status()["jobs"]["pending"], json!(2));
+}
+
+#[test]
+fn a_run_that_a_signal_cuts_short_tells_which_and_goes_on_later() {
+    let env = with_two_slow_jobs();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 143)] {
+        let run = env.spawn(&["run", "in.jsonl", "--grace", "0s"]);
+        both_held(&env);
+        run.signal(signal);
+        assert_eq!(run.wait().exits(code).stdout, "");
+        assert_eq!(env.status()["jobs"]["pending"], json!(2));
+        wait_until("the calls to be cut", LIMIT, || env.mock().stats().in_flight == 0);
+    }
+    env.mock().release(None);
+    let results = env.gq(&["run", "in.jsonl"]).exits(0).lines();
+    assert_eq!(column(&results, "attempts"), ["1", "1"]);
+}
+
+#[test]
+fn a_run_cut_short_gives_the_results_it_has() {
+    let env = TestEnv::with_stand_in(&json!({
+        "script": [{"prompt_contains": "slow", "hold": true}]
+    }));
+    env.prompts("in.jsonl", &["quick", "slow"]);
+    let run = env.spawn(&["run", "in.jsonl", "--grace", "0s"]);
+    wait_until("the slow call", LIMIT, || env.mock().stats().held == 1);
+    wait_until("the quick job", LIMIT, || env.status()["jobs"]["succeeded"] == json!(1));
+    run.signal(Signal::INT);
+    let results = run.wait().exits(130).lines();
+    assert_eq!(column(&results, "task_id"), ["t1"]);
+    assert_eq!(column(&results, "response"), ["This is a stand-in's answer to: quick"]);
+}
+
+#[test]
+fn a_drain_that_ends_by_itself_after_a_signal_still_tells_of_it() {
+    let env = with_two_slow_jobs();
+    env.prompts("more.jsonl", &["three"]);
+    env.gq(&["enqueue", "more.jsonl"]).exits(0);
+    let worker = env.spawn(&["work", "--drain", "--workers", "2"]);
+    both_held(&env);
+    worker.signal(Signal::INT);
+    wait_until("the end to begin", LIMIT, || worker.stderr().contains("stopping"));
+    env.mock().release(None);
+    worker.wait().exits(130);
+    assert_eq!(env.status()["jobs"]["succeeded"], json!(2));
+    assert_eq!(env.status()["jobs"]["pending"], json!(1));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn waiting_that_a_signal_cuts_short_tells_which() {
+    let env = TestEnv::new();
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 143)] {
+        let waiting = env.spawn(&["results", "--wait"]);
+        wait_until("the signal to be awaited", LIMIT, || waiting.catches(signal));
+        waiting.signal(signal);
+        assert_eq!(waiting.wait().exits(code).stdout, "");
+    }
+    assert_eq!(env.status()["jobs"]["pending"], json!(2));
+}
