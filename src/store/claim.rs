@@ -1,6 +1,7 @@
 //! Which jobs start now: reads what is due and what may be used, lets the plan decide, writes it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -9,7 +10,7 @@ use crate::domain::slot::Slot;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
 use crate::store::keys::{self, KeyRow};
-use crate::store::turn::{Claimed, Policy, TurnReport, UsedUp, WorkerId};
+use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, UsedUp, WorkerId};
 use crate::store::{StoreError, bulk, settle};
 
 /// Claims up to `capacity` jobs, and tells in `report` what it saw.
@@ -36,11 +37,9 @@ pub(super) async fn claim(
     let mut calls = capacity.min(left);
     let mut wake = Wake::default();
     if !policy.api_call_interval.is_zero() && calls > 0 {
-        // A time further off than the interval was set under a wrong clock.
-        let due = Timestamp(next_call_at);
-        let waits = due > now && due <= now.after(policy.api_call_interval);
-        calls = usize::from(!waits);
-        if waits {
+        let due = keys::rest_end(Timestamp(next_call_at), policy.api_call_interval + STARTING, now);
+        calls = usize::from(due.is_none());
+        if let Some(due) = due {
             wake.at(due);
         }
     }
@@ -51,6 +50,9 @@ pub(super) async fn claim(
     let bounds = Bounds { calls, one_call_a_key: !policy.key_cooldown.is_zero() };
     let grants = plan::plan(candidates, &open.slots, bounds);
     report.claimed = write(connection, worker, moment, &grants, policy).await?;
+    if !policy.api_call_interval.is_zero() && !report.claimed.is_empty() {
+        report.reserved = Some(reserve_interval(connection, now, policy.api_call_interval).await?);
+    }
     let started = i64::try_from(report.claimed.len()).unwrap_or(i64::MAX);
     if policy.batch.is_some() || started > 0 {
         report.counts.pending -= started;
@@ -311,6 +313,36 @@ async fn next_due(
     Ok(row.fetch_optional(connection).await?)
 }
 
+/// A claimed call starts within this time of its claim, or later than the interval asks for.
+const STARTING: Duration = Duration::from_secs(1);
+
+/// Keeps other calls back until the one claimed now has started; returns until when, which is
+/// what [`keep_interval`] knows the claim by.
+async fn reserve_interval(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    interval: Duration,
+) -> Result<Timestamp, StoreError> {
+    let reserved = now.after(interval).after(STARTING);
+    sqlx::query("UPDATE meta SET next_call_at = ?1").bind(reserved.0).execute(connection).await?;
+    Ok(reserved)
+}
+
+/// Lets the next call of any process start `interval` after the call that started, unless another
+/// one was claimed since.
+pub(super) async fn keep_interval(
+    connection: &mut SqliteConnection,
+    call: CallStart,
+    interval: Duration,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE meta SET next_call_at = ?1 WHERE next_call_at = ?2")
+        .bind(call.at.after(interval).0)
+        .bind(call.reserved.0)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 async fn write(
     connection: &mut SqliteConnection,
     worker: WorkerId,
@@ -354,12 +386,6 @@ async fn write(
     for (batch, number) in batches {
         let moved = Counts { pending: -number, running: number, ..Counts::default() };
         settle::move_counters(connection, batch, &moved).await?;
-    }
-    if !policy.api_call_interval.is_zero() {
-        sqlx::query("UPDATE meta SET next_call_at = ?1")
-            .bind(moment.now.after(policy.api_call_interval).0)
-            .execute(&mut *connection)
-            .await?;
     }
     Ok(claimed
         .into_iter()

@@ -59,8 +59,9 @@ impl Bench {
     fn request(&self, worker: i64, capacity: usize) -> TurnRequest {
         TurnRequest {
             worker: WorkerId(worker),
-            moment: Moment { now: NOW, boot: 1_000 },
+            moment: || Moment { now: NOW, boot: 1_000 },
             ended: Vec::new(),
+            last_call: None,
             capacity,
             keys: self.keys.clone(),
             in_flight: Vec::new(),
@@ -170,7 +171,7 @@ async fn a_late_success_is_kept_and_a_late_failure_is_not() {
     let bench = Bench::with_jobs(2).await;
     let late = bench.claim(&bench.first, 1, 2).await;
     // Worker 2 finds that worker 1's leases have run out.
-    let moment = Moment { now: NOW, boot: 100_000 };
+    let moment = || Moment { now: NOW, boot: 100_000 };
     let request = TurnRequest { moment, audit: true, ..bench.request(2, 2) };
     let report = bench.second.turn(request, policy()).await.unwrap();
     assert_eq!((report.taken_back, report.claimed.len()), (2, 2));
@@ -268,7 +269,7 @@ async fn times_that_a_wrong_clock_set_are_put_right_and_the_users_stay() {
     let waiting = NewJob { not_before: Some(tomorrow), ..job(0, "x") };
     bench.enqueue(vec![waiting, job(1, "x")].into_iter(), OnConflict::Refuse).await.unwrap();
     // The clock turns out to have been a year ahead.
-    let moment = Moment { now: Timestamp(NOW.0 - 31_536_000_000), boot: 1_000 };
+    let moment = || Moment { now: Timestamp(NOW.0 - 31_536_000_000), boot: 1_000 };
     let request = TurnRequest { moment, rebase: true, ..bench.request(1, 9) };
     let claimed = bench.first.turn(request, policy()).await.unwrap().claimed;
     assert_eq!(claimed.iter().map(|it| it.task_id.as_str()).collect::<Vec<_>>(), ["t1"]);

@@ -50,8 +50,16 @@ impl KeyRow {
     /// Returns the end of the rest after use that holds at `now`; one further off than a rest is
     /// long was set under a wrong clock.
     pub(super) fn cooldown_end(&self, cooldown: Duration, now: Timestamp) -> Option<Timestamp> {
-        self.cooldown_until.filter(|&end| end > now && end <= now.after(cooldown))
+        rest_end(self.cooldown_until?, cooldown, now)
     }
+}
+
+/// A process with other settings than ours may have set a rest this much longer than ours.
+const FOREIGN_REST: Duration = Duration::from_mins(1);
+
+/// Returns `end` if a rest of length `rest` can end then; further off, a wrong clock set it.
+pub(super) fn rest_end(end: Timestamp, rest: Duration, now: Timestamp) -> Option<Timestamp> {
+    (end > now && end <= now.after(rest.max(FOREIGN_REST))).then_some(end)
 }
 
 /// Slots by (key, model).

@@ -35,7 +35,7 @@ pub use liveness::Registration;
 pub use manage::Selection;
 pub use read::{Page, ResultFilter};
 pub use turn::{
-    Budget, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
+    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
 };
 
 use writer::Writer;

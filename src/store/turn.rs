@@ -91,15 +91,27 @@ pub struct Ended {
     pub jitter: f64,
 }
 
+/// The start of a call, from which the interval to the next one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallStart {
+    /// What the turn that claimed it reserved.
+    pub reserved: Timestamp,
+    /// When it started.
+    pub at: Timestamp,
+}
+
 /// What a turn has to do.
 #[derive(Debug, Clone)]
 pub struct TurnRequest {
     /// Who asks.
     pub worker: WorkerId,
-    /// When.
-    pub moment: Moment,
+    /// Tells when: read once the write lock is held, so that turns of all processes see times in
+    /// the order in which they run.
+    pub moment: fn() -> Moment,
     /// Attempts that ended since the last turn.
     pub ended: Vec<Ended>,
+    /// The start of the call that the last turn claimed, where calls keep an interval.
+    pub last_call: Option<CallStart>,
     /// Calls that may start.
     pub capacity: usize,
     /// Rows of the keys that this process holds.
@@ -151,6 +163,8 @@ pub struct TurnReport {
     pub settled: Vec<Settled>,
     /// Jobs to start.
     pub claimed: Vec<Claimed>,
+    /// Until when other calls are kept back for the one claimed, where calls keep an interval.
+    pub reserved: Option<Timestamp>,
     /// Jobs in flight here that a person cancelled or removed.
     pub lost: Vec<i64>,
     /// Jobs that were taken back from dead or hung workers.
@@ -190,6 +204,7 @@ async fn run(
         worker,
         moment,
         ended,
+        last_call,
         capacity,
         keys: own_keys,
         in_flight,
@@ -197,6 +212,7 @@ async fn run(
         rebase,
         dead,
     } = request;
+    let moment = moment();
     let mut report = TurnReport::default();
     let changed_keys = !ended.is_empty();
     if changed_keys {
@@ -212,6 +228,9 @@ async fn run(
             .await?;
     if rebase {
         lease::rebase(connection, moment.now).await?;
+    }
+    if let Some(last_call) = last_call {
+        claim::keep_interval(connection, last_call, policy.api_call_interval).await?;
     }
     claim::claim(connection, worker, moment, capacity, &own_keys, &policy, &mut report).await?;
     if audit || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome)) {

@@ -13,7 +13,9 @@ use crate::domain::job::Transition;
 use crate::domain::outcome::{ErrorKind, Outcome};
 use crate::domain::pacing::OnExhausted;
 use crate::gemini::client::Client;
-use crate::store::{Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId};
+use crate::store::{
+    CallStart, Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId,
+};
 use crate::worker::attempt::{self, Started, WorkerKey};
 use crate::worker::event::{Event, Events};
 use crate::worker::{Finish, Phase, WorkerOptions};
@@ -50,6 +52,8 @@ pub(super) struct Dispatcher<'a> {
     names: HashMap<(i64, i64), Started>,
     /// When workers that rest after a call may go on.
     resting: Vec<Instant>,
+    /// The start of the last call, where calls keep an interval, until a turn has recorded it.
+    last_call: Option<CallStart>,
     phase: Phase,
     /// When it was told to stop.
     stopped_at: Option<Instant>,
@@ -91,6 +95,7 @@ impl<'a> Dispatcher<'a> {
             settling: Vec::new(),
             names: HashMap::new(),
             resting: Vec::new(),
+            last_call: None,
             phase: Phase::Running,
             stopped_at: None,
             insisted_at: None,
@@ -197,8 +202,9 @@ impl<'a> Dispatcher<'a> {
         self.drift = Some(drift);
         Ok(TurnRequest {
             worker: self.worker,
-            moment,
+            moment: clock::moment,
             ended,
+            last_call: self.last_call,
             capacity,
             keys: self.keys.keys().copied().collect(),
             in_flight,
@@ -212,6 +218,7 @@ impl<'a> Dispatcher<'a> {
     fn after_turn(&mut self, mut report: TurnReport) -> Option<Finish> {
         self.failures = 0;
         self.trouble = None;
+        self.last_call = report.reserved.map(|reserved| CallStart { reserved, at: clock::now() });
         self.settling.clear();
         for settled in std::mem::take(&mut report.settled) {
             self.tell(&settled);
@@ -248,7 +255,7 @@ impl<'a> Dispatcher<'a> {
         let due =
             report.wake_at.map(|at| now + at.since(clock::now()).max(Duration::from_millis(1)));
         let rested = self.resting.iter().min().copied();
-        let poll = now + POLL;
+        let poll = if self.last_call.is_some() { now } else { now + POLL };
         self.next_turn = [due, rested].into_iter().flatten().fold(poll, Instant::min);
     }
 

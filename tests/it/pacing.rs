@@ -58,3 +58,23 @@ fn calls_start_no_sooner_than_the_interval_allows() {
     assert_eq!(early, 0);
     assert_eq!(env.count("SELECT count(DISTINCT started_at) FROM attempts"), 4);
 }
+
+#[test]
+fn interval_and_rest_hold_between_processes() {
+    let env = TestEnv::with_stand_in(&json!({"latency_ms": 5}));
+    let prompts: Vec<String> = (1..=16).map(|number| format!("prompt {number}")).collect();
+    env.prompts("in.jsonl", &prompts);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let args = ["work", "--drain", "--api-call-interval", "60ms", "--key-cooldown", "40ms"];
+    let workers: Vec<_> = (0..3).map(|_| env.spawn(&args)).collect();
+    for worker in workers {
+        worker.wait().exits(0);
+    }
+    let early = env.count(
+        "SELECT count(*) FROM (SELECT started_at - lag(started_at) OVER (ORDER BY started_at) AS gap,
+                                      started_at - lag(ended_at) OVER (ORDER BY started_at) AS rest
+                                 FROM attempts) WHERE gap < 60 OR rest < 40",
+    );
+    assert_eq!(early, 0);
+    assert_eq!(env.calls(), 16);
+}
