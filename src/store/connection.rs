@@ -58,6 +58,9 @@ enum Version {
 /// Makes sure that a database of this version stands at `path`.
 pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreError> {
     let exists = path.try_exists().map_err(StoreError::io("look at", path))?;
+    if exists && is_newer_on_disk(path).await {
+        return Err(StoreError::Newer(path.to_owned()));
+    }
     if access == Access::Read {
         if !exists {
             return Err(StoreError::Missing(path.to_owned()));
@@ -119,6 +122,27 @@ fn create(path: &Path) -> Result<(), StoreError> {
 /// Opens `path`, made with mode 0600 where it is missing.
 pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Returns whether the file itself, without its log, says that a newer gq wrote it.
+///
+/// Opened as one that nobody changes, it gets neither a lock nor files beside it, so a newer
+/// database stays untouched. Whatever else may be wrong is for the usual opening to say.
+async fn is_newer_on_disk(path: &Path) -> bool {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
+    let Ok(mut connection) = options.disable_statement_logging().connect().await else {
+        return false;
+    };
+    let header: Result<(i64, i64), sqlx::Error> = sqlx::query_as(
+        "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version",
+    )
+    .fetch_one(&mut connection)
+    .await;
+    // It has read what it was opened for.
+    drop(connection.close().await);
+    header.is_ok_and(|(application, version)| {
+        application == APPLICATION_ID && version > SCHEMA_VERSION
+    })
 }
 
 async fn version(path: &Path) -> Result<Version, StoreError> {

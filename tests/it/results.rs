@@ -196,18 +196,6 @@ fn reading_a_database_that_is_not_there_makes_none() {
 }
 
 #[test]
-fn a_newer_database_is_refused_and_left_as_it_is() {
-    let env = worked();
-    env.execute("PRAGMA user_version = 99");
-    let before = fs::read(env.path("gq.db")).unwrap();
-    for args in [&["status"][..], &["results"], &["enqueue", "in.jsonl"], &["work", "--drain"]] {
-        let ran = env.gq(args).exits(1);
-        assert!(ran.stderr.contains("gq.db") && ran.stderr.contains("newer"), "{}", ran.stderr);
-    }
-    assert_eq!(fs::read(env.path("gq.db")).unwrap(), before);
-}
-
-#[test]
 fn one_job_is_shown_with_its_attempts() {
     let env = TestEnv::with_stand_in(&json!({"script": [
         {"prompt_contains": "shaky", "first": 1, "reply": "internal"}
