@@ -50,6 +50,10 @@ impl From<StoreError> for Failure {
             }
             StoreError::Older(_) => Self::new(ExitStatus::Failure, message)
                 .hint("a command that writes, such as `gq work`, brings it up to date"),
+            StoreError::ReadOnly { .. } => Self::new(ExitStatus::Failure, message)
+                .hint("make it writable, or name a database elsewhere with `--db` or `GQ_DB`"),
+            StoreError::LogNeedsWriting(_) => Self::new(ExitStatus::Failure, message)
+                .hint("copy it together with its `-wal` file to a folder that you can write"),
             StoreError::Locked { .. } => Self::new(ExitStatus::Failure, message)
                 .hint("nothing of this was stored; try again"),
             StoreError::Conflict { .. } => Self::new(ExitStatus::Usage, message).hint(

@@ -20,6 +20,19 @@ pub enum StoreError {
     /// The file is something else.
     #[error("`{}` is not a gq database", .0.display())]
     NotOurs(PathBuf),
+    /// It, or its folder, cannot be written.
+    #[error("the database `{}` cannot be written: {part} is read-only", path.display())]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// What cannot be written, in words.
+        part: &'static str,
+    },
+    /// Its log holds something and cannot be read in a read-only folder.
+    #[error(
+        "the database `{}` cannot be read: it has a log, and its folder is read-only", .0.display()
+    )]
+    LogNeedsWriting(PathBuf),
     /// Another process held the write lock for too long.
     #[error("the database `{}` is locked by another process (waited {} s)", path.display(), waited.as_secs())]
     Locked {
@@ -104,6 +117,11 @@ pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
 /// Returns whether the file is no SQLite database at all.
 pub(crate) fn is_not_a_database(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(26)
+}
+
+/// Returns whether SQLite could not open a file that it needs.
+pub(crate) fn is_unopenable(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(14)
 }
 
 fn primary_code(error: &sqlx::Error) -> Option<i32> {

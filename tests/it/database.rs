@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::support::TestEnv;
@@ -45,4 +46,54 @@ fn a_newer_database_is_refused_and_gets_no_files_beside_it() {
         assert!(ran.stderr.contains("gq.db") && ran.stderr.contains("newer"), "{}", ran.stderr);
         assert!(files(env.folder()) == before, "{args:?} left a trace");
     }
+}
+
+/// Takes the right to write to `path`; false where that stops nobody, as with a superuser.
+fn protect(path: &Path, mode: u32) -> bool {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_err()
+}
+
+#[test]
+fn a_database_in_a_read_only_folder_is_read_and_not_written() {
+    let env = queued();
+    let before = files(env.folder());
+    if !protect(env.folder(), 0o555) {
+        return;
+    }
+    assert_eq!(env.gq(&["results", "--state", "pending"]).exits(0).lines().len(), 2);
+    assert_eq!(env.status()["queue_size"], 2);
+    env.gq(&["show", "t1"]).exits(0);
+    for args in [&["enqueue", "in.jsonl"][..], &["work"], &["retry", "--all-failed"]] {
+        let ran = env.gq(args).exits(1);
+        let said = "the database `gq.db` cannot be written: its folder is read-only";
+        assert!(ran.stderr.contains(said) && ran.stderr.contains("hint"), "{}", ran.stderr);
+    }
+    let ran = env.gq(&["enqueue", "in.jsonl", "--db", "new.db"]).exits(1);
+    assert!(ran.stderr.contains("`new.db` cannot be written"), "{}", ran.stderr);
+    assert!(files(env.folder()) == before);
+    protect(env.folder(), 0o755);
+}
+
+#[test]
+fn a_read_only_file_is_read_and_not_written() {
+    let env = queued();
+    if !protect(&env.path("gq.db"), 0o400) {
+        return;
+    }
+    assert_eq!(env.status()["queue_size"], 2);
+    let ran = env.gq(&["enqueue", "in.jsonl"]).exits(1);
+    assert!(ran.stderr.contains("cannot be written: the file is read-only"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_log_in_a_read_only_folder_is_told_of() {
+    let env = queued();
+    fs::write(env.path("gq.db-wal"), [0; 64]).unwrap();
+    if !protect(env.folder(), 0o555) {
+        return;
+    }
+    let ran = env.gq(&["status"]).exits(1);
+    assert!(ran.stderr.contains("it has a log") && ran.stderr.contains("-wal"), "{}", ran.stderr);
+    protect(env.folder(), 0o755);
 }
