@@ -54,6 +54,8 @@ impl From<StoreError> for Failure {
                 .hint("make it writable, or name a database elsewhere with `--db` or `GQ_DB`"),
             StoreError::LogNeedsWriting(_) => Self::new(ExitStatus::Failure, message)
                 .hint("copy it together with its `-wal` file to a folder that you can write"),
+            StoreError::Full => Self::new(ExitStatus::Failure, message)
+                .hint("make room, then make the same call again: what is stored stays"),
             StoreError::Locked { .. } => Self::new(ExitStatus::Failure, message)
                 .hint("nothing of this was stored; try again"),
             StoreError::Conflict { .. } => Self::new(ExitStatus::Usage, message).hint(

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::SqliteError;
 
 /// A failure of the store.
@@ -64,7 +66,7 @@ pub enum StoreError {
     },
     /// A migration failed.
     #[error("cannot bring the database up to date")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
     /// A stored value is not one that gq writes.
     #[error("the database holds an unknown value: {0}")]
     Value(String),
@@ -81,9 +83,31 @@ pub enum StoreError {
         /// The batch that has it.
         batch: String,
     },
-    /// SQLite failed.
+    /// There is no room to write.
+    #[error("the database cannot be written: the disk is full, or the file-size limit is reached")]
+    Full,
+    /// SQLite failed; the message says it all, so the cause stands in it and not behind it.
     #[error("the database failed: {}", describe(.0))]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_full(&error) { Self::Full } else { Self::Database(error) }
+    }
+}
+
+impl From<MigrateError> for StoreError {
+    fn from(error: MigrateError) -> Self {
+        match &error {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)
+                if is_full(cause) =>
+            {
+                Self::Full
+            }
+            _ => Self::Migrate(error),
+        }
+    }
 }
 
 impl StoreError {
@@ -99,10 +123,10 @@ impl StoreError {
     /// the file locked, a device failed for a moment.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Locked { .. } | Self::Io { .. } => true,
+            Self::Locked { .. } | Self::Io { .. } | Self::Full => true,
             Self::Database(error) => {
-                // Busy, locked, out of memory, read-only, interrupted, I/O error, full, cannot open.
-                matches!(primary_code(error), Some(5 | 6 | 7 | 8 | 9 | 10 | 13 | 14))
+                // Busy, locked, out of memory, read-only, interrupted, I/O error, cannot open.
+                matches!(primary_code(error), Some(5 | 6 | 7 | 8 | 9 | 10 | 14))
             }
             _ => false,
         }
@@ -124,17 +148,33 @@ pub(crate) fn is_unopenable(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(14)
 }
 
+/// A write to the database that found no room.
+const FULL: i32 = 13;
+/// No room for the index of the log, which each connection needs, also to read.
+const NO_ROOM_FOR_INDEX: i32 = 4874;
+/// A write that failed otherwise; a file-size limit has no code of its own.
+const WRITE_FAILED: i32 = 778;
+
+fn is_full(error: &sqlx::Error) -> bool {
+    match code(error) {
+        Some(FULL | NO_ROOM_FOR_INDEX) => true,
+        Some(WRITE_FAILED) => getrlimit(Resource::Fsize).current.is_some(),
+        _ => false,
+    }
+}
+
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    Some(code(error)? & 0xff)
+}
+
+fn code(error: &sqlx::Error) -> Option<i32> {
     let error = error.as_database_error()?.try_downcast_ref::<SqliteError>()?;
-    let code: i32 = sqlx::error::DatabaseError::code(error)?.parse().ok()?;
-    Some(code & 0xff)
+    sqlx::error::DatabaseError::code(error)?.parse().ok()
 }
 
 fn describe(error: &sqlx::Error) -> String {
     match primary_code(error) {
-        Some(13) => "the disk is full".to_owned(),
         Some(8) => "it cannot be written (read-only)".to_owned(),
-        Some(10) => format!("disk I/O error ({error})"),
         Some(11) => "the file is damaged".to_owned(),
         Some(14) => "it cannot be opened".to_owned(),
         _ => error.to_string(),

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::{Command, Output};
 
 use crate::support::TestEnv;
 
@@ -96,4 +97,39 @@ fn a_log_in_a_read_only_folder_is_told_of() {
     let ran = env.gq(&["status"]).exits(1);
     assert!(ran.stderr.contains("it has a log") && ran.stderr.contains("-wal"), "{}", ran.stderr);
     protect(env.folder(), 0o755);
+}
+
+/// Runs `gq` where no file may grow beyond `blocks` of 512 bytes, as on a disk that is full then.
+fn with_room(env: &TestEnv, blocks: u32, args: &[&str]) -> Output {
+    Command::new("sh")
+        .args(["-c", &format!("ulimit -f {blocks} && exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_gq"))
+        .args(args)
+        .current_dir(env.folder())
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_full_disk_is_told_of_once_whatever_finds_it() {
+    let env = queued();
+    env.prompts("large.jsonl", &["x".repeat(200_000), "y".repeat(200_000)]);
+    for (blocks, args) in [
+        // No room for the index of the log, for pages of the log, for a new database.
+        (16, &["status"][..]),
+        (16, &["enqueue", "in.jsonl"]),
+        (128, &["enqueue", "large.jsonl"]),
+        (128, &["enqueue", "in.jsonl", "--db", "new.db"]),
+    ] {
+        let output = with_room(&env, blocks, args);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "error: the database cannot be written: the disk is full, or the file-size limit is \
+             reached\n\
+             hint: make room, then make the same call again: what is stored stays\n"
+        );
+    }
+    assert_eq!(env.status()["queue_size"], 2);
 }
