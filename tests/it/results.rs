@@ -379,6 +379,48 @@ fn keys_are_switched_off_and_on_and_reset() {
 }
 
 #[test]
+fn a_key_with_a_new_secret_is_shown_anew_before_anything_used_it() {
+    let mut env = TestEnv::with_stand_in(&json!({"quota": {"rpd": 1}}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["run", "in.jsonl", "--on-exhausted", "exit"]).exits(75);
+    let name = "GEMINI_API_KEY";
+    assert_eq!(env.status()["key_status"][name]["status"], "fully_exhausted");
+    assert!(env.status()["waiting_for"]["until"].is_string());
+    env.set(name, "secret-two");
+    env.set("GEMINI_API_KEY_2", "secret-three");
+    let status = env.status();
+    for name in [name, "GEMINI_API_KEY_2"] {
+        assert_eq!(
+            status["key_status"][name],
+            json!({
+                "status": "available", "exhausted_count": 0, "total_exhausted_count": 0,
+                "available_at": null, "reason": null, "models": {},
+            })
+        );
+    }
+    assert_eq!(status["waiting_for"], Value::Null);
+    let keys = env.gq(&["keys", "--format", "json"]).exits(0).json();
+    assert_eq!(column(keys.as_array().unwrap(), "status"), ["available", "available"]);
+    // Looking changed nothing.
+    env.set(name, "secret-one");
+    assert_eq!(env.status()["key_status"][name]["status"], "fully_exhausted");
+}
+
+#[test]
+fn a_key_that_no_worker_has_does_not_end_its_waiting() {
+    let mut env = TestEnv::with_stand_in(&json!({"quota": {"rpd": 1}}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let worker = env.spawn(&["work"]);
+    wait_until("the key to rest", LIMIT, || env.status()["waiting_for"]["until"].is_string());
+    env.set("GEMINI_API_KEY_2", "secret-two");
+    let status = env.status();
+    assert_eq!(status["key_status"]["GEMINI_API_KEY_2"]["status"], "available");
+    assert_eq!(status["waiting_for"]["reason"], "all 1 keys rest");
+    worker.kill();
+}
+
+#[test]
 fn a_file_that_is_no_database_is_named_and_left_as_it_is() {
     let env = worked();
     let text = "this is not a database at all, only some text";
