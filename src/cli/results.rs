@@ -33,7 +33,9 @@ pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<Exi
     known(&store, &filter).await?;
     if options.wait {
         let stop = Stop::listen()?;
-        if let Some(status) = wait(&store, &filter, options.timeout, &stop).await? {
+        // A state says what to print in the end; until then any of the jobs may get into it.
+        let jobs = ResultFilter { states: Vec::new(), ..filter.clone() };
+        if let Some(status) = wait(&store, &jobs, options.timeout, &stop).await? {
             if status == ExitStatus::TimedOut {
                 context.out.error("the time is up; the jobs stay in the queue");
             }

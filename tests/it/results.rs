@@ -157,6 +157,25 @@ fn waiting_ends_with_the_last_job_and_tells_of_failures() {
 }
 
 #[test]
+fn only_jobs_in_the_states_asked_for_count_as_failures_of_waiting() {
+    let env = worked();
+    for (states, code, tasks) in [
+        (&["pending"][..], 0, &[][..]),
+        (&["succeeded"], 0, &["t1", "t3"]),
+        (&["failed"], 3, &["t2"]),
+        (&["succeeded", "failed"], 3, &["t1", "t2", "t3"]),
+    ] {
+        for scope in [&["--batch", "in"][..], &["--task-id", "t1", "t2", "t3"]] {
+            let args = [&["results", "--wait", "--state"], states, scope].concat();
+            assert_eq!(column(&env.gq(&args).exits(code).lines(), "task_id"), tasks);
+        }
+    }
+    env.prompts("more.jsonl", &["four"]);
+    env.gq(&["enqueue", "more.jsonl"]).exits(0);
+    env.gq(&["results", "--state", "succeeded", "--wait", "--timeout", "0s"]).exits(5);
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let env = worked();
     for args in [

@@ -83,6 +83,9 @@ pub(crate) struct ResultsOptions {
     #[arg(long)]
     pub(crate) full: bool,
     /// Wait until the jobs are finished (`run` always does)
+    ///
+    /// All jobs of the batch or with the task ids are waited for. `--state` chooses which of them
+    /// are printed then, and only failed or cancelled ones among these make `results` exit with 3.
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long to wait at most, such as `30s` or `5m` [default: no limit]
