@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use gq::config;
 use gq::domain::outcome::ErrorKind;
@@ -125,7 +126,7 @@ pub(crate) struct Selection {
     #[arg(long = "task-id", value_name = "ID", num_args = 1..)]
     pub(crate) task_ids: Vec<String>,
     /// Jobs of this batch
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     /// Jobs whose last error is of these kinds, such as `blocked`
     #[arg(long = "error", value_name = "KIND", num_args = 1..)]
