@@ -43,8 +43,12 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let message = with_causes(&error);
         match error {
-            StoreError::Missing(_) => Self::new(ExitStatus::Failure, message)
-                .hint("`gq enqueue` makes one; `--db` or `GQ_DB` names another"),
+            StoreError::Missing(_) | StoreError::Empty(_) => {
+                Self::new(ExitStatus::Failure, message)
+                    .hint("`gq enqueue` makes one; `--db` or `GQ_DB` names another")
+            }
+            StoreError::Folder(_) => Self::new(ExitStatus::Failure, message)
+                .hint("`--db` and `GQ_DB` take the path of a file"),
             StoreError::Newer(_) => {
                 Self::new(ExitStatus::Failure, message).hint("it was left as it is; use a newer gq")
             }

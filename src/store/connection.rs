@@ -58,6 +58,9 @@ enum Version {
 
 /// Makes sure that a database of this version stands at `path`.
 pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Err(StoreError::Folder(path.to_owned()));
+    }
     if access == Access::Write {
         refuse_read_only(path)?;
     }
@@ -72,7 +75,7 @@ pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreErro
         return match version(path).await? {
             Version::Current => Ok(()),
             Version::Older => Err(StoreError::Older(path.to_owned())),
-            Version::None => Err(StoreError::NotOurs(path.to_owned())),
+            Version::None => Err(StoreError::Empty(path.to_owned())),
         };
     }
     if exists && matches!(version(path).await?, Version::Current) {

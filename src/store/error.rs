@@ -13,6 +13,12 @@ pub enum StoreError {
     /// There is no database, and the command does not make one.
     #[error("there is no database `{}`", .0.display())]
     Missing(PathBuf),
+    /// The file is a database in which nothing has been made yet.
+    #[error("the database `{}` holds no queue yet", .0.display())]
+    Empty(PathBuf),
+    /// The path is that of a folder.
+    #[error("`{}` is a folder, not a database", .0.display())]
+    Folder(PathBuf),
     /// A later gq wrote it.
     #[error("the database `{}` was written by a newer gq", .0.display())]
     Newer(PathBuf),

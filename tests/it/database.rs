@@ -49,6 +49,35 @@ fn a_newer_database_is_refused_and_gets_no_files_beside_it() {
     }
 }
 
+#[test]
+fn a_folder_is_named_as_one() {
+    let env = queued();
+    fs::create_dir(env.path("folder")).unwrap();
+    for args in [&["status"][..], &["enqueue", "in.jsonl"]] {
+        let ran = env.gq(&[args, &["--db", "folder"]].concat()).exits(1);
+        let said = "error: `folder` is a folder, not a database\nhint: ";
+        assert!(ran.stderr.starts_with(said), "{}", ran.stderr);
+    }
+    assert_eq!(fs::read_dir(env.path("folder")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_empty_file_holds_no_queue_until_a_command_writes_one() {
+    let env = TestEnv::new();
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.write("gq.db", "");
+    let missing = env.gq(&["status", "--db", "missing.db"]).exits(1).stderr;
+    let (_, hint) = missing.split_once("hint: ").unwrap();
+    for args in [&["status"][..], &["results"], &["retry", "--all-failed"]] {
+        let ran = env.gq(args).exits(1);
+        let said = format!("error: the database `gq.db` holds no queue yet\nhint: {hint}");
+        assert_eq!(ran.stderr, said);
+    }
+    assert_eq!(fs::read(env.path("gq.db")).unwrap(), b"");
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    assert_eq!(env.status()["queue_size"], 2);
+}
+
 /// Takes the right to write to `path`; false where that stops nobody, as with a superuser.
 fn protect(path: &Path, mode: u32) -> bool {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
