@@ -93,11 +93,12 @@ pub(crate) async fn print(
         filter.states = JobState::ALL.into_iter().filter(|state| state.is_finished()).collect();
     }
     let single = filter.task_ids.len() == 1;
-    let on_terminal = context.out.stdout_is_terminal && options.output.is_none();
+    let file = options.output.as_deref().filter(|path| *path != Path::new("-"));
+    let on_terminal = context.out.stdout_is_terminal && file.is_none();
     let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
     let format = options.format.unwrap_or(default);
     let layout = Layout { format, single, full: options.full };
-    if let Some(path) = &options.output {
+    if let Some(path) = file {
         write_file(store, &filter, layout, path).await
     } else {
         write(store, &filter, layout, context.out.rows()).await?;

@@ -130,6 +130,15 @@ fn a_file_is_written_whole_or_left_as_it_was() {
 }
 
 #[test]
+fn a_dash_as_the_file_means_stdout() {
+    let env = worked();
+    let whole = env.gq(&["results"]).exits(0).stdout;
+    assert_eq!(env.gq(&["results", "-o", "-"]).exits(0).stdout, whole);
+    assert_eq!(env.gq(&["run", "in.jsonl", "-o", "-"]).exits(3).stdout, whole);
+    assert!(!env.path("-").exists());
+}
+
+#[test]
 fn waiting_ends_when_the_time_is_up_and_the_jobs_stay() {
     let env = TestEnv::new();
     env.prompts("in.jsonl", &["one", "two"]);

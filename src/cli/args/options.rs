@@ -77,7 +77,7 @@ pub(crate) struct ResultsOptions {
     /// Form of the output [default: jsonl; text for one task on a terminal]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<ResultFormat>,
-    /// File to write, whole or not at all [default: stdout]
+    /// File to write, whole or not at all; `-` means stdout [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Add the API's whole answer as `raw`
