@@ -7,6 +7,7 @@ mod refused;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use gq::config;
 
@@ -128,7 +129,7 @@ pub(crate) struct EnqueueArgs {
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Batch of the jobs [default: the file's name without endings; `stdin` for `-`]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     #[command(flatten)]
     pub(crate) options: EnqueueOptions,
@@ -138,7 +139,7 @@ pub(crate) struct EnqueueArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WorkArgs {
     /// Work jobs of this batch only
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     #[command(flatten)]
     pub(crate) options: WorkOptions,
@@ -151,7 +152,7 @@ pub(crate) struct RunArgs {
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Batch of the jobs [default: the file's name without endings; `stdin` for `-`]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     /// Use a stand-in for the API inside this process; needs no key
     #[arg(long, conflicts_with = "base_url")]
@@ -168,7 +169,7 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ResultsArgs {
     /// Jobs of this batch only
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     #[command(flatten)]
     pub(crate) options: ResultsOptions,
@@ -180,7 +181,7 @@ pub(crate) struct ShowArgs {
     /// Task id of the job
     pub(crate) task_id: String,
     /// Batch of the job, where several have that task id
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     /// Form of the output
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -240,7 +241,7 @@ pub(crate) struct PruneArgs {
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     pub(crate) older_than: Duration,
     /// Jobs of this batch only
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     /// Give the free space back to the file system
     #[arg(long)]
@@ -322,6 +323,14 @@ mod tests {
             ("gq retry --error nonsense", "--error"),
             ("gq enqueue x --max-attempts 0", "--max-attempts"),
             ("gq prune", "--older-than"),
+            ("gq enqueue x --batch=", "--batch"),
+            ("gq work --batch=", "--batch"),
+            ("gq run x --batch=", "--batch"),
+            ("gq results --batch=", "--batch"),
+            ("gq show x --batch=", "--batch"),
+            ("gq retry --batch=", "--batch"),
+            ("gq cancel --batch=", "--batch"),
+            ("gq prune --older-than 1h --batch=", "--batch"),
         ] {
             assert!(parse(line).unwrap_err().contains(flag), "{line}");
         }

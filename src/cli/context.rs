@@ -115,17 +115,20 @@ pub(crate) fn no_key() -> Failure {
         .hint("set GEMINI_API_KEY in the environment or in `.env`; `gq run FILE --mock` needs none")
 }
 
-/// Records the keys that are set, and returns them with their rows.
-pub(crate) async fn register(store: &Store, keys: &[NamedKey]) -> Result<Vec<WorkerKey>> {
-    let found: Vec<FoundKey<'_>> = keys
-        .iter()
+/// Returns the keys that are set as the database takes them.
+pub(crate) fn found(keys: &[NamedKey]) -> Vec<FoundKey<'_>> {
+    keys.iter()
         .map(|key| FoundKey {
             name: &key.name,
             secret: key.secret.expose(),
             is_sendable: ApiKey::new(key.secret.expose()).header().is_some(),
         })
-        .collect();
-    let rows = store.register_keys(&found).await?;
+        .collect()
+}
+
+/// Records the keys that are set, and returns them with their rows.
+pub(crate) async fn register(store: &Store, keys: &[NamedKey]) -> Result<Vec<WorkerKey>> {
+    let rows = store.register_keys(&found(keys)).await?;
     let with_row = keys.iter().zip(rows).map(|(key, row)| WorkerKey {
         id: row.id,
         name: row.name,

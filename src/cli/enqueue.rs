@@ -20,7 +20,7 @@ use super::output::enqueued::{self, Enqueued};
 const ONE_TRANSACTION: u64 = 64_000_000;
 
 /// Jobs and bytes of one transaction of a larger input.
-const CHUNK_JOBS: usize = 16_384;
+const CHUNK_JOBS: usize = 8192;
 const CHUNK_BYTES: usize = 8 << 20;
 
 /// What one source brings.

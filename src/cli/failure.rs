@@ -41,23 +41,11 @@ impl From<ConfigError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        let message = with_causes(&error);
-        match error {
-            StoreError::Missing(_) => Self::new(ExitStatus::Failure, message)
-                .hint("`gq enqueue` makes one; `--db` or `GQ_DB` names another"),
-            StoreError::Newer(_) => {
-                Self::new(ExitStatus::Failure, message).hint("it was left as it is; use a newer gq")
-            }
-            StoreError::Older(_) => Self::new(ExitStatus::Failure, message)
-                .hint("a command that writes, such as `gq work`, brings it up to date"),
-            StoreError::Locked { .. } => Self::new(ExitStatus::Failure, message)
-                .hint("nothing of this was stored; try again"),
-            StoreError::Conflict { .. } => Self::new(ExitStatus::Usage, message).hint(
-                "nothing of this was stored; `--on-conflict skip` keeps the old job, `replace` \
-                 starts it anew",
-            ),
-            _ => Self::new(ExitStatus::Failure, message),
-        }
+        let status = match error {
+            StoreError::Conflict { .. } => ExitStatus::Usage,
+            _ => ExitStatus::Failure,
+        };
+        Self { hint: hint(&error).map(str::to_owned), ..Self::new(status, with_causes(&error)) }
     }
 }
 
@@ -80,6 +68,30 @@ impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
         Self::new(ExitStatus::Failure, format!("cannot write JSON: {error}"))
     }
+}
+
+fn hint(error: &StoreError) -> Option<&'static str> {
+    Some(match error {
+        StoreError::Missing(_) | StoreError::Empty(_) => {
+            "`gq enqueue` makes one; `--db` or `GQ_DB` names another"
+        }
+        StoreError::Folder(_) => "`--db` and `GQ_DB` take the path of a file",
+        StoreError::Newer(_) => "it was left as it is; use a newer gq",
+        StoreError::Older(_) => "a command that writes, such as `gq work`, brings it up to date",
+        StoreError::ReadOnly { .. } => {
+            "make it writable, or name a database elsewhere with `--db` or `GQ_DB`"
+        }
+        StoreError::LogNeedsWriting(_) => {
+            "copy it together with its `-wal` file to a folder that you can write"
+        }
+        StoreError::Full => "make room, then make the same call again: what is stored stays",
+        StoreError::Locked { .. } => "nothing of this was stored; try again",
+        StoreError::Conflict { .. } => {
+            "nothing of this was stored; `--on-conflict skip` keeps the old job, `replace` starts \
+             it anew"
+        }
+        _ => return None,
+    })
 }
 
 /// Returns an error with its causes.

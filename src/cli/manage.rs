@@ -1,7 +1,8 @@
 //! `gq status`, `gq keys`, `gq retry`, `gq cancel`, `gq prune`, `gq mock`.
 
+use gq::config::NamedKey;
 use gq::domain::time::Timestamp;
-use gq::domain::view::{KeyStatus, KeyView, StatusView};
+use gq::domain::view::KeyView;
 use gq::gemini::client::KeyCheck;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
@@ -11,7 +12,7 @@ use tokio::net::TcpListener;
 use super::args::{
     self, KeysAction, KeysArgs, MockArgs, PacingArgs, PruneArgs, Report, SelectArgs, StatusArgs,
 };
-use super::context::{Context, now, register};
+use super::context::{Context, found, now, register};
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
 use super::output::{keys, status};
@@ -20,7 +21,7 @@ use super::signals::Stop;
 
 pub(crate) async fn status(context: &mut Context, args: &StatusArgs) -> Result<ExitStatus> {
     let store = context.store(Access::Read).await?;
-    let status = store.status(now()).await?;
+    let status = store.status(&found(&context.keys()?), now()).await?;
     let text = match args.format {
         Report::Json => status::json_value(&status)?,
         Report::Text => status::text(&status, &chrono::Local),
@@ -33,7 +34,7 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
     match args.action {
         KeysAction::List => {
             let store = context.store(Access::Read).await?;
-            let shown = shown(context, &store, &args.names).await?;
+            let shown = shown(&store, &context.keys()?, &args.names).await?;
             return print_keys(context, args, &shown);
         }
         KeysAction::Check => return check(context, args).await,
@@ -41,7 +42,8 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
     }
     let store = context.store(Access::Write).await?;
     // A key can be switched before a worker has seen it.
-    register(&store, &context.keys()?).await?;
+    let set = context.keys()?;
+    register(&store, &set).await?;
     let names = named(&store, &args.names).await?;
     match args.action {
         KeysAction::Reset => store.reset_keys(names, now()).await?,
@@ -50,35 +52,24 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
             store.set_keys_disabled(names, Switch::On, now()).await?
         }
     };
-    let shown = shown(context, &store, &args.names).await?;
+    let shown = shown(&store, &set, &args.names).await?;
     store.close().await?;
     print_keys(context, args, &shown)
 }
 
 /// Returns the names that are meant: those given, all where there are none.
 async fn named(store: &Store, names: &[String]) -> Result<Vec<String>> {
-    let known: Vec<String> = store.keys(now()).await?.into_iter().map(|key| key.name).collect();
+    let known: Vec<String> =
+        store.keys(&[], now()).await?.into_iter().map(|key| key.name).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
         return Err(Failure::new(ExitStatus::NotFound, format!("there is no key `{unknown}`")));
     }
     Ok(if names.is_empty() { known } else { names.to_vec() })
 }
 
-/// Returns the keys of the database, and those set that no worker has used yet.
-async fn shown(context: &Context, store: &Store, names: &[String]) -> Result<Vec<KeyView>> {
-    let mut views = store.keys(now()).await?;
-    for key in context.keys()? {
-        if !views.iter().any(|view| key.is_called(&view.name)) {
-            let overall = StatusView {
-                status: KeyStatus::Available,
-                exhausted_count: 0,
-                total_exhausted_count: 0,
-                available_at: None,
-                reason: None,
-            };
-            views.push(KeyView { name: key.name, overall, models: Vec::new() });
-        }
-    }
+/// Returns the keys that are set, and others of the database.
+async fn shown(store: &Store, set: &[NamedKey], names: &[String]) -> Result<Vec<KeyView>> {
+    let mut views = store.keys(&found(set), now()).await?;
     if let Some(unknown) = names.iter().find(|name| !views.iter().any(|view| view.name == **name)) {
         return Err(Failure::new(ExitStatus::NotFound, format!("there is no key `{unknown}`")));
     }
@@ -122,7 +113,7 @@ async fn check(context: &mut Context, args: &KeysArgs) -> Result<ExitStatus> {
             }
         }
     }
-    let shown = shown(context, &store, &args.names).await?;
+    let shown = shown(&store, &set, &args.names).await?;
     store.close().await?;
     print_keys(context, args, &shown)?;
     Ok(if usable == 0 { ExitStatus::NoUsableKey } else { ExitStatus::Done })

@@ -33,7 +33,9 @@ pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<Exi
     known(&store, &filter).await?;
     if options.wait {
         let stop = Stop::listen()?;
-        if let Some(status) = wait(&store, &filter, options.timeout, &stop).await? {
+        // A state says what to print in the end; until then any of the jobs may get into it.
+        let jobs = ResultFilter { states: Vec::new(), ..filter.clone() };
+        if let Some(status) = wait(&store, &jobs, options.timeout, &stop).await? {
             if status == ExitStatus::TimedOut {
                 context.out.error("the time is up; the jobs stay in the queue");
             }
@@ -91,11 +93,12 @@ pub(crate) async fn print(
         filter.states = JobState::ALL.into_iter().filter(|state| state.is_finished()).collect();
     }
     let single = filter.task_ids.len() == 1;
-    let on_terminal = context.out.stdout_is_terminal && options.output.is_none();
+    let file = options.output.as_deref().filter(|path| *path != Path::new("-"));
+    let on_terminal = context.out.stdout_is_terminal && file.is_none();
     let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
     let format = options.format.unwrap_or(default);
     let layout = Layout { format, single, full: options.full };
-    if let Some(path) = &options.output {
+    if let Some(path) = file {
         write_file(store, &filter, layout, path).await
     } else {
         write(store, &filter, layout, context.out.rows()).await?;

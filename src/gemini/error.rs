@@ -301,6 +301,7 @@ mod tests {
             (502, "<title>Error 502</title>".to_owned(), Outcome::Failed(ErrorKind::ServerError)),
             (302, String::new(), Outcome::Failed(ErrorKind::ServerError)),
             (413, "<html>".to_owned(), Outcome::Failed(ErrorKind::InvalidRequest)),
+            (408, "<html>".to_owned(), Outcome::Failed(ErrorKind::ServerError)),
         ];
         for (status, body, wanted) in table {
             assert_eq!(outcome(status, &body), wanted, "{status} {body}");

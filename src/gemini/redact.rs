@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 /// What stands where a secret stood.
 pub const MASK: &str = "[redacted]";
 
-/// A secret of fewer characters can be a common word.
+/// A secret of fewer bytes can be a common word.
 const LONG: usize = 16;
 
 /// Characters of Google's keys after their first four.
@@ -133,7 +133,18 @@ mod tests {
     #[test]
     fn a_short_secret_is_masked_where_it_stands_alone() {
         assert_eq!(error_text("bad key k1, not k12", "k1"), "bad key [redacted], not k12");
-        assert_eq!(answer_text("the k1 summit".to_owned(), "k1"), "the k1 summit");
+    }
+
+    #[test]
+    fn an_answer_loses_a_secret_that_is_no_common_word() {
+        for (secret, told) in [
+            ("k1", "It is k1."),
+            ("fifteen-letters", "It is fifteen-letters."),
+            ("sixteen-letters!", "It is [redacted]."),
+            ("AIzaSyCanary0123456789abcdefghijklmnopq", "It is [redacted]."),
+        ] {
+            assert_eq!(answer_text(format!("It is {secret}."), secret), told);
+        }
     }
 
     #[test]

@@ -198,7 +198,7 @@ pub(super) fn no_such_model(model: &str, version: &str, method: &str) -> ApiErro
     ApiError::new(404, "NOT_FOUND", message)
 }
 
-/// The request is larger than the server takes.
+/// The request is larger than the server takes: a 400. A 413 comes from the front end, as a page.
 pub(super) fn payload_too_large(limit: u64) -> ApiError {
     invalid_argument(format!("Request payload size exceeds the limit: {limit} bytes."))
 }

@@ -214,6 +214,17 @@ async fn rules_set_status_text_body_and_headers() {
 }
 
 #[tokio::test]
+async fn statuses_of_the_front_end_are_pages_without_an_error_name() {
+    for status in [408, 413] {
+        let server = start(&json!({"script": [{"status": status}]})).await;
+        let response = post(&server, "k1", PATH, prompt("x")).await.unwrap();
+        assert_eq!(response.status().as_u16(), status);
+        let page = response.text().await.unwrap();
+        assert!(page.contains(&format!("<title>Error {status} (Client Error)!!1</title>")));
+    }
+}
+
+#[tokio::test]
 async fn models_and_tokens_are_told() {
     let server = start(&json!({"models": ["a", "b", "c"]})).await;
     let (_, page) = get(&server, "/v1beta/models?pageSize=2").await;

@@ -5,10 +5,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row};
 
-use crate::store::error::{StoreError, is_not_a_database};
+use crate::store::error::{StoreError, is_not_a_database, is_unopenable};
 
 /// `gqdb` in ASCII; tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 1_734_435_180;
@@ -57,7 +58,16 @@ enum Version {
 
 /// Makes sure that a database of this version stands at `path`.
 pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Err(StoreError::Folder(path.to_owned()));
+    }
+    if access == Access::Write {
+        refuse_read_only(path)?;
+    }
     let exists = path.try_exists().map_err(StoreError::io("look at", path))?;
+    if exists && is_newer_on_disk(path).await {
+        return Err(StoreError::Newer(path.to_owned()));
+    }
     if access == Access::Read {
         if !exists {
             return Err(StoreError::Missing(path.to_owned()));
@@ -65,7 +75,7 @@ pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreErro
         return match version(path).await? {
             Version::Current => Ok(()),
             Version::Older => Err(StoreError::Older(path.to_owned())),
-            Version::None => Err(StoreError::NotOurs(path.to_owned())),
+            Version::None => Err(StoreError::Empty(path.to_owned())),
         };
     }
     if exists && matches!(version(path).await?, Version::Current) {
@@ -78,6 +88,38 @@ pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreErro
         return Ok(());
     }
     migrate(path).await
+}
+
+/// Refuses what cannot be written: the file itself, or the folder, where SQLite makes files.
+fn refuse_read_only(path: &Path) -> Result<(), StoreError> {
+    let part = if is_read_only(&folder_of(path)) {
+        "its folder"
+    } else if is_read_only(path) {
+        "the file"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::ReadOnly { path: path.to_owned(), part })
+}
+
+/// Returns whether this process may not write to `path`, which is there.
+fn is_read_only(path: &Path) -> bool {
+    let answer = rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
+    matches!(answer, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
+}
+
+/// Returns the folder in which the log lies: that of the file, not of a link to it.
+fn folder_of(path: &Path) -> PathBuf {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Returns the bytes of the database's log; 0 where there is none.
+fn log_bytes(path: &Path) -> u64 {
+    let mut log = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(0, |log| log.len())
 }
 
 /// Returns the folder beside the database that holds lock files.
@@ -121,12 +163,33 @@ pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
+/// Returns whether the file itself, without its log, says that a newer gq wrote it.
+///
+/// Opened as one that nobody changes, it gets neither a lock nor files beside it, so a newer
+/// database stays untouched. Whatever else may be wrong is for the usual opening to say.
+async fn is_newer_on_disk(path: &Path) -> bool {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
+    let Ok(mut connection) = options.disable_statement_logging().connect().await else {
+        return false;
+    };
+    let header: Result<(i64, i64), sqlx::Error> = sqlx::query_as(
+        "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version",
+    )
+    .fetch_one(&mut connection)
+    .await;
+    // It has read what it was opened for.
+    drop(connection.close().await);
+    header.is_ok_and(|(application, version)| {
+        application == APPLICATION_ID && version > SCHEMA_VERSION
+    })
+}
+
 async fn version(path: &Path) -> Result<Version, StoreError> {
     if std::fs::metadata(path).map_err(StoreError::io("look at", path))?.len() == 0 {
         return Ok(Version::None);
     }
     let mut connection =
-        read_options(path).connect().await.map_err(|error| foreign(error, path))?;
+        read_options(path).connect().await.map_err(|error| unreadable(error, path))?;
     let found = read_version(&mut connection, path).await;
     connection.close().await?;
     found
@@ -144,7 +207,7 @@ async fn read_version(
     )
     .fetch_one(&mut *connection)
     .await
-    .map_err(|error| foreign(error, path))?;
+    .map_err(|error| unreadable(error, path))?;
     let (version, application, tables, migrations): (i64, i64, i64, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
     if tables == 0 && version == 0 {
@@ -165,8 +228,21 @@ async fn read_version(
     Ok(if version == SCHEMA_VERSION { Version::Current } else { Version::Older })
 }
 
-fn foreign(error: sqlx::Error, path: &Path) -> StoreError {
-    if is_not_a_database(&error) { StoreError::NotOurs(path.to_owned()) } else { error.into() }
+/// Says what is wrong with a file that SQLite does not read.
+fn unreadable(error: sqlx::Error, path: &Path) -> StoreError {
+    if is_not_a_database(&error) {
+        return StoreError::NotOurs(path.to_owned());
+    }
+    if !is_unopenable(&error) {
+        return error.into();
+    }
+    if let Err(why) = rustix::fs::access(path, rustix::fs::Access::READ_OK) {
+        return StoreError::io("read", path)(why.into());
+    }
+    if is_read_only(&folder_of(path)) {
+        return StoreError::LogNeedsWriting(path.to_owned());
+    }
+    error.into()
 }
 
 async fn migrate(path: &Path) -> Result<(), StoreError> {
@@ -197,8 +273,12 @@ fn base_options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// Returns how a reading connection opens the database.
+///
+/// Also to read, SQLite makes files beside a database with a log. Where it cannot, and the log
+/// holds nothing, the file alone is the whole database, and is read as one that nobody changes.
 pub(crate) fn read_options(path: &Path) -> SqliteConnectOptions {
-    base_options(path).read_only(true)
+    let alone = is_read_only(&folder_of(path)) && log_bytes(path) == 0;
+    base_options(path).read_only(true).immutable(alone)
 }
 
 /// Opens a connection that writes, and reads back that every pragma took.

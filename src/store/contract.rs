@@ -11,7 +11,7 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState, KeyStatus};
 use crate::store::{
     Access, Budget, Claimed, Ended, EnqueueOptions, FoundKey, OnConflict, Policy, ResultFilter,
-    Selection, Store, StoreError, TurnReport, TurnRequest, WorkerId,
+    Selection, Store, StoreError, Switch, TurnReport, TurnRequest, WorkerId,
 };
 
 const NOW: Timestamp = Timestamp(1_795_500_000_000);
@@ -209,10 +209,39 @@ async fn a_429_rests_its_slot_and_costs_no_attempt() {
     let again = bench.claim(&bench.second, 2, 2).await;
     assert!(again.iter().all(|next| next.key != claimed[0].key), "the other key does both");
     assert_eq!(again.len(), 2);
-    let keys = bench.second.keys(NOW).await.unwrap();
+    let keys = bench.second.keys(&[], NOW).await.unwrap();
     let mut states: Vec<KeyStatus> = keys.iter().map(|key| key.overall.status).collect();
     states.sort_unstable();
     assert_eq!(states, [KeyStatus::Available, KeyStatus::FullyExhausted]);
+}
+
+#[tokio::test]
+async fn keys_are_shown_as_recording_them_would_leave_them() {
+    let key = |name, secret| FoundKey { name, secret, is_sendable: true };
+    let unsendable = FoundKey { is_sendable: false, ..key("C", "c") };
+    for found in [
+        vec![key("A", "A"), key("B", "B")],
+        vec![key("A", "new")],
+        vec![key("B", "new"), unsendable],
+        vec![key("B", "A")],
+        vec![key("A", "new"), key("B", "A")],
+        vec![key("A", "B"), key("B", "A")],
+        vec![key("D", "A"), key("A", "B")],
+        vec![key("A", "B"), key("B", "new")],
+    ] {
+        let bench = Bench::with_jobs(2).await;
+        let claimed = bench.claim(&bench.first, 1, 2).await;
+        let spent = claimed.iter().map(|job| ended(job, Outcome::Exhausted(Exhaustion::Day)));
+        bench.settle(&bench.first, 1, spent.collect()).await;
+        bench.first.set_keys_disabled(vec!["B".into()], Switch::Off, NOW).await.unwrap();
+        let seen = bench.second.keys(&found, NOW).await.unwrap();
+        bench.first.register_keys(&found).await.unwrap();
+        let mut recorded = bench.second.keys(&[], NOW).await.unwrap();
+        // Those found come first, in their order.
+        let place = |name: &str| found.iter().position(|key| key.name == name);
+        recorded.sort_by_key(|view| place(&view.name).unwrap_or(usize::MAX));
+        assert_eq!(seen, recorded);
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::SqliteError;
 
 /// A failure of the store.
@@ -11,6 +13,12 @@ pub enum StoreError {
     /// There is no database, and the command does not make one.
     #[error("there is no database `{}`", .0.display())]
     Missing(PathBuf),
+    /// The file is a database in which nothing has been made yet.
+    #[error("the database `{}` holds no queue yet", .0.display())]
+    Empty(PathBuf),
+    /// The path is that of a folder.
+    #[error("`{}` is a folder, not a database", .0.display())]
+    Folder(PathBuf),
     /// A later gq wrote it.
     #[error("the database `{}` was written by a newer gq", .0.display())]
     Newer(PathBuf),
@@ -20,6 +28,19 @@ pub enum StoreError {
     /// The file is something else.
     #[error("`{}` is not a gq database", .0.display())]
     NotOurs(PathBuf),
+    /// It, or its folder, cannot be written.
+    #[error("the database `{}` cannot be written: {part} is read-only", path.display())]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// What cannot be written, in words.
+        part: &'static str,
+    },
+    /// Its log holds something and cannot be read in a read-only folder.
+    #[error(
+        "the database `{}` cannot be read: it has a log, and its folder is read-only", .0.display()
+    )]
+    LogNeedsWriting(PathBuf),
     /// Another process held the write lock for too long.
     #[error("the database `{}` is locked by another process (waited {} s)", path.display(), waited.as_secs())]
     Locked {
@@ -51,7 +72,7 @@ pub enum StoreError {
     },
     /// A migration failed.
     #[error("cannot bring the database up to date")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
     /// A stored value is not one that gq writes.
     #[error("the database holds an unknown value: {0}")]
     Value(String),
@@ -68,9 +89,31 @@ pub enum StoreError {
         /// The batch that has it.
         batch: String,
     },
-    /// SQLite failed.
+    /// There is no room to write.
+    #[error("the database cannot be written: the disk is full, or the file-size limit is reached")]
+    Full,
+    /// SQLite failed; the message says it all, so the cause stands in it and not behind it.
     #[error("the database failed: {}", describe(.0))]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_full(&error) { Self::Full } else { Self::Database(error) }
+    }
+}
+
+impl From<MigrateError> for StoreError {
+    fn from(error: MigrateError) -> Self {
+        match &error {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)
+                if is_full(cause) =>
+            {
+                Self::Full
+            }
+            _ => Self::Migrate(error),
+        }
+    }
 }
 
 impl StoreError {
@@ -86,10 +129,10 @@ impl StoreError {
     /// the file locked, a device failed for a moment.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Locked { .. } | Self::Io { .. } => true,
+            Self::Locked { .. } | Self::Io { .. } | Self::Full => true,
             Self::Database(error) => {
-                // Busy, locked, out of memory, read-only, interrupted, I/O error, full, cannot open.
-                matches!(primary_code(error), Some(5 | 6 | 7 | 8 | 9 | 10 | 13 | 14))
+                // Busy, locked, out of memory, read-only, interrupted, I/O error, cannot open.
+                matches!(primary_code(error), Some(5 | 6 | 7 | 8 | 9 | 10 | 14))
             }
             _ => false,
         }
@@ -106,17 +149,38 @@ pub(crate) fn is_not_a_database(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(26)
 }
 
+/// Returns whether SQLite could not open a file that it needs.
+pub(crate) fn is_unopenable(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(14)
+}
+
+/// A write to the database that found no room.
+const FULL: i32 = 13;
+/// No room for the index of the log, which each connection needs, also to read.
+const NO_ROOM_FOR_INDEX: i32 = 4874;
+/// A write that failed otherwise; a file-size limit has no code of its own.
+const WRITE_FAILED: i32 = 778;
+
+fn is_full(error: &sqlx::Error) -> bool {
+    match code(error) {
+        Some(FULL | NO_ROOM_FOR_INDEX) => true,
+        Some(WRITE_FAILED) => getrlimit(Resource::Fsize).current.is_some(),
+        _ => false,
+    }
+}
+
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    Some(code(error)? & 0xff)
+}
+
+fn code(error: &sqlx::Error) -> Option<i32> {
     let error = error.as_database_error()?.try_downcast_ref::<SqliteError>()?;
-    let code: i32 = sqlx::error::DatabaseError::code(error)?.parse().ok()?;
-    Some(code & 0xff)
+    sqlx::error::DatabaseError::code(error)?.parse().ok()
 }
 
 fn describe(error: &sqlx::Error) -> String {
     match primary_code(error) {
-        Some(13) => "the disk is full".to_owned(),
         Some(8) => "it cannot be written (read-only)".to_owned(),
-        Some(10) => format!("the disk is full or failing ({error})"),
         Some(11) => "the file is damaged".to_owned(),
         Some(14) => "it cannot be opened".to_owned(),
         _ => error.to_string(),

@@ -1,5 +1,6 @@
 //! What people see of keys and slots, and the columns of `keys` that tell it to SQL.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
@@ -8,7 +9,7 @@ use crate::domain::slot::{Rests, Slot};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{KeyStatus, KeyView, StatusView};
 use crate::store::StoreError;
-use crate::store::keys::{KeyRow, Slots, all, slots};
+use crate::store::keys::{KeyRow, Printed, Slots, UNSENDABLE, all, slots};
 
 /// What people see does not depend on a worker's flags, which only decide whether an end of rest
 /// is so far off that a wrong clock must have set it.
@@ -26,7 +27,8 @@ pub(super) async fn refresh(
     rests: &Rests,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    for view in views(connection, rests, now).await? {
+    let rows = all(&mut *connection).await?;
+    for view in views(connection, &rows, rests, now).await? {
         sqlx::query(
             "UPDATE keys SET status = ?2, exhausted_count = ?3, total_exhausted_count = ?4,
                     available_at = ?5, reason = ?6
@@ -45,13 +47,51 @@ pub(super) async fn refresh(
     Ok(())
 }
 
+/// The id of a key that has no row yet, and so no slots.
+const NO_ROW: i64 = 0;
+
+/// Returns the rows as recording `found` would leave them: those found, then the others.
+pub(super) fn as_recorded(
+    known: &[KeyRow],
+    prints: &HashMap<i64, Vec<u8>>,
+    found: &[Printed],
+) -> Vec<KeyRow> {
+    let has = |row: &KeyRow, key: &Printed| prints.get(&row.id) == Some(&key.print);
+    let is_found = |row: &KeyRow| found.iter().any(|key| has(row, key));
+    let recorded = |key: &Printed| {
+        let mut row = match known.iter().find(|row| has(row, key)) {
+            Some(row) => row.clone(),
+            None => KeyRow {
+                id: NO_ROW,
+                name: String::new(),
+                // A name that gets a new secret stays switched off.
+                disabled: known
+                    .iter()
+                    .any(|row| row.name == key.name && row.disabled && !is_found(row)),
+                failed: None,
+                cooldown_until: None,
+            },
+        };
+        row.name.clone_from(&key.name);
+        if !key.is_sendable {
+            row.failed = Some(UNSENDABLE.to_owned());
+        }
+        row
+    };
+    let others = known
+        .iter()
+        .filter(|row| !is_found(row) && !found.iter().any(|key| key.name == row.name))
+        .cloned();
+    found.iter().map(recorded).chain(others).collect()
+}
+
 /// Reads what people see of the keys; rows that lost their name to another secret are left out.
 pub(super) async fn views(
     connection: &mut SqliteConnection,
+    rows: &[KeyRow],
     rests: &Rests,
     now: Timestamp,
 ) -> Result<Vec<KeyView>, StoreError> {
-    let rows = all(&mut *connection).await?;
     let slots = slots(&mut *connection).await?;
     let models: Vec<(i64, String, bool)> = sqlx::query_as(
         "SELECT id, name,

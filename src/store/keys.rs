@@ -11,7 +11,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::slot::Slot;
 use crate::domain::time::Timestamp;
 use crate::domain::view::KeyView;
-use crate::store::key_view::{default_rests, refresh, views};
+use crate::store::key_view::{as_recorded, default_rests, refresh, views};
 use crate::store::turn::{Ended, Policy};
 use crate::store::{Store, StoreError, bulk};
 
@@ -25,6 +25,16 @@ pub struct FoundKey<'a> {
     /// Whether it can be sent at all; if not it starts as `failed_init`.
     pub is_sendable: bool,
 }
+
+/// A found key as the database knows keys.
+pub(super) struct Printed {
+    pub(super) name: String,
+    pub(super) print: Vec<u8>,
+    pub(super) is_sendable: bool,
+}
+
+/// Why a key that cannot be sent is `failed_init`.
+pub(super) const UNSENDABLE: &str = "the key holds characters that cannot be sent";
 
 /// A key's own row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,19 +80,37 @@ impl Store {
     ///
     /// A name with a new secret starts anew; a secret under a new name keeps its state.
     pub async fn register_keys(&self, found: &[FoundKey<'_>]) -> Result<Vec<KeyRow>, StoreError> {
-        let salt: Vec<u8> =
-            sqlx::query_scalar("SELECT salt FROM meta").fetch_one(&self.readers).await?;
-        let found: Vec<(String, Vec<u8>, bool)> = found
-            .iter()
-            .map(|key| (key.name.to_owned(), fingerprint(&salt, key.secret), key.is_sendable))
-            .collect();
+        let found = self.printed(found).await?;
         self.writer.write(move |connection| Box::pin(register(connection, found))).await
     }
 
-    /// Returns all keys of the database as they stand at `now`, by name.
-    pub async fn keys(&self, now: Timestamp) -> Result<Vec<KeyView>, StoreError> {
+    /// Returns the keys that this process found and all others of the database, as they stand at
+    /// `now`; writes nothing, and shows each as recording it would leave it.
+    pub async fn keys(
+        &self,
+        found: &[FoundKey<'_>],
+        now: Timestamp,
+    ) -> Result<Vec<KeyView>, StoreError> {
+        let found = self.printed(found).await?;
         let mut connection = self.readers.acquire().await?;
-        views(&mut connection, &default_rests(), now).await
+        let prints: HashMap<i64, Vec<u8>> = sqlx::query_as("SELECT id, fingerprint FROM keys")
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .collect();
+        let rows = as_recorded(&all(&mut connection).await?, &prints, &found);
+        views(&mut connection, &rows, &default_rests(), now).await
+    }
+
+    async fn printed(&self, found: &[FoundKey<'_>]) -> Result<Vec<Printed>, StoreError> {
+        let salt: Vec<u8> =
+            sqlx::query_scalar("SELECT salt FROM meta").fetch_one(&self.readers).await?;
+        let printed = |key: &FoundKey<'_>| Printed {
+            name: key.name.to_owned(),
+            print: fingerprint(&salt, key.secret),
+            is_sendable: key.is_sendable,
+        };
+        Ok(found.iter().map(printed).collect())
     }
 
     /// Makes `names` available again and clears their counters.
@@ -191,7 +219,7 @@ fn fingerprint(salt: &[u8], secret: &str) -> Vec<u8> {
 
 async fn register(
     connection: &mut SqliteConnection,
-    found: Vec<(String, Vec<u8>, bool)>,
+    found: Vec<Printed>,
 ) -> Result<Vec<KeyRow>, StoreError> {
     let known: Vec<(i64, String, Vec<u8>)> =
         sqlx::query_as("SELECT id, name, fingerprint FROM keys")
@@ -200,10 +228,10 @@ async fn register(
     let by_print: HashMap<&[u8], i64> =
         known.iter().map(|(id, _, print)| (print.as_slice(), *id)).collect();
     let taken: HashSet<i64> =
-        found.iter().filter_map(|(_, print, _)| by_print.get(print.as_slice()).copied()).collect();
+        found.iter().filter_map(|key| by_print.get(key.print.as_slice()).copied()).collect();
     // Names are unique; those that move give theirs up first.
     let moving = known.iter().filter(|(id, name, print)| {
-        taken.contains(id) && !found.iter().any(|(n, p, _)| n == name && p == print)
+        taken.contains(id) && !found.iter().any(|key| key.name == *name && key.print == *print)
     });
     for (id, ..) in moving {
         sqlx::query("UPDATE keys SET name = '#' || id WHERE id = ?1")
@@ -212,13 +240,13 @@ async fn register(
             .await?;
     }
     let mut ids = Vec::with_capacity(found.len());
-    for (name, print, is_sendable) in &found {
+    for Printed { name, print, is_sendable } in &found {
         let id = match by_print.get(print.as_slice()) {
             Some(&id) => rename(connection, id, name).await?,
             None => renew(connection, name, print).await?,
         };
         if !is_sendable {
-            fail(connection, id, "the key holds characters that cannot be sent").await?;
+            fail(connection, id, UNSENDABLE).await?;
         }
         ids.push(id);
     }

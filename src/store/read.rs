@@ -183,6 +183,18 @@ impl Store {
 
     /// Returns how many of the jobs that fit `filter` are in each state.
     pub async fn count(&self, filter: &ResultFilter) -> Result<Counts, StoreError> {
+        let all = self.count_all(filter).await?;
+        let mut counts = Counts::default();
+        for state in JobState::ALL {
+            if filter.states.is_empty() || filter.states.contains(&state) {
+                counts.add(state, all.of(state));
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Counts the jobs of the batch and with the task ids, whatever states are asked for.
+    async fn count_all(&self, filter: &ResultFilter) -> Result<Counts, StoreError> {
         if filter.task_ids.is_empty() {
             let batches = self.batches().await?;
             let mut counts = Counts::default();

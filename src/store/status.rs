@@ -4,11 +4,15 @@ use crate::domain::time::Timestamp;
 use crate::domain::view::{
     BatchView, Counts, JobState, KeyStatus, KeyView, QueueStatus, Waiting, WorkerView,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{FoundKey, Store, StoreError};
 
 impl Store {
-    /// Returns the queue's status at `now`.
-    pub async fn status(&self, now: Timestamp) -> Result<QueueStatus, StoreError> {
+    /// Returns the queue's status at `now`, with the keys that this process found.
+    pub async fn status(
+        &self,
+        found: &[FoundKey<'_>],
+        now: Timestamp,
+    ) -> Result<QueueStatus, StoreError> {
         let batches = self.batches().await?;
         let mut counts = Counts::default();
         for batch in &batches {
@@ -23,9 +27,11 @@ impl Store {
         .bind(now.0 / 10_000)
         .fetch_one(&self.readers)
         .await?;
-        let keys = self.keys(now).await?;
-        let waiting_for = self.waiting(&counts, &keys, now).await?;
+        let keys = self.keys(found, now).await?;
         let workers = self.workers().await?;
+        // A worker has only the keys that it recorded when it started.
+        let at_work = if workers.is_empty() { &keys } else { &self.keys(&[], now).await? };
+        let waiting_for = self.waiting(&counts, at_work, now).await?;
         Ok(QueueStatus {
             counts,
             batches,

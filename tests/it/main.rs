@@ -3,6 +3,7 @@
 
 mod budget;
 mod counters;
+mod database;
 mod disk;
 mod enqueue;
 mod help;

@@ -130,6 +130,15 @@ fn a_file_is_written_whole_or_left_as_it_was() {
 }
 
 #[test]
+fn a_dash_as_the_file_means_stdout() {
+    let env = worked();
+    let whole = env.gq(&["results"]).exits(0).stdout;
+    assert_eq!(env.gq(&["results", "-o", "-"]).exits(0).stdout, whole);
+    assert_eq!(env.gq(&["run", "in.jsonl", "-o", "-"]).exits(3).stdout, whole);
+    assert!(!env.path("-").exists());
+}
+
+#[test]
 fn waiting_ends_when_the_time_is_up_and_the_jobs_stay() {
     let env = TestEnv::new();
     env.prompts("in.jsonl", &["one", "two"]);
@@ -154,6 +163,25 @@ fn waiting_ends_with_the_last_job_and_tells_of_failures() {
     assert_eq!(column(&good.wait().exits(0).lines(), "state"), ["succeeded", "succeeded"]);
     assert_eq!(column(&bad.wait().exits(3).lines(), "state"), ["failed", "succeeded"]);
     env.gq(&["results", "--batch", "bad"]).exits(0);
+}
+
+#[test]
+fn only_jobs_in_the_states_asked_for_count_as_failures_of_waiting() {
+    let env = worked();
+    for (states, code, tasks) in [
+        (&["pending"][..], 0, &[][..]),
+        (&["succeeded"], 0, &["t1", "t3"]),
+        (&["failed"], 3, &["t2"]),
+        (&["succeeded", "failed"], 3, &["t1", "t2", "t3"]),
+    ] {
+        for scope in [&["--batch", "in"][..], &["--task-id", "t1", "t2", "t3"]] {
+            let args = [&["results", "--wait", "--state"], states, scope].concat();
+            assert_eq!(column(&env.gq(&args).exits(code).lines(), "task_id"), tasks);
+        }
+    }
+    env.prompts("more.jsonl", &["four"]);
+    env.gq(&["enqueue", "more.jsonl"]).exits(0);
+    env.gq(&["results", "--state", "succeeded", "--wait", "--timeout", "0s"]).exits(5);
 }
 
 #[test]
@@ -193,18 +221,6 @@ fn reading_a_database_that_is_not_there_makes_none() {
         assert!(ran.stderr.contains("gq.db") && ran.stderr.contains("hint"), "{}", ran.stderr);
         assert_eq!(fs::read_dir(env.folder()).unwrap().count(), 0, "{args:?}");
     }
-}
-
-#[test]
-fn a_newer_database_is_refused_and_left_as_it_is() {
-    let env = worked();
-    env.execute("PRAGMA user_version = 99");
-    let before = fs::read(env.path("gq.db")).unwrap();
-    for args in [&["status"][..], &["results"], &["enqueue", "in.jsonl"], &["work", "--drain"]] {
-        let ran = env.gq(args).exits(1);
-        assert!(ran.stderr.contains("gq.db") && ran.stderr.contains("newer"), "{}", ran.stderr);
-    }
-    assert_eq!(fs::read(env.path("gq.db")).unwrap(), before);
 }
 
 #[test]
@@ -388,6 +404,48 @@ fn keys_are_switched_off_and_on_and_reset() {
     env.gq(&["retry", "--batch", "in"]).exits(0);
     env.prompts("more.jsonl", &["four", "five"]);
     env.gq(&["run", "more.jsonl"]).exits(6);
+}
+
+#[test]
+fn a_key_with_a_new_secret_is_shown_anew_before_anything_used_it() {
+    let mut env = TestEnv::with_stand_in(&json!({"quota": {"rpd": 1}}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["run", "in.jsonl", "--on-exhausted", "exit"]).exits(75);
+    let name = "GEMINI_API_KEY";
+    assert_eq!(env.status()["key_status"][name]["status"], "fully_exhausted");
+    assert!(env.status()["waiting_for"]["until"].is_string());
+    env.set(name, "secret-two");
+    env.set("GEMINI_API_KEY_2", "secret-three");
+    let status = env.status();
+    for name in [name, "GEMINI_API_KEY_2"] {
+        assert_eq!(
+            status["key_status"][name],
+            json!({
+                "status": "available", "exhausted_count": 0, "total_exhausted_count": 0,
+                "available_at": null, "reason": null, "models": {},
+            })
+        );
+    }
+    assert_eq!(status["waiting_for"], Value::Null);
+    let keys = env.gq(&["keys", "--format", "json"]).exits(0).json();
+    assert_eq!(column(keys.as_array().unwrap(), "status"), ["available", "available"]);
+    // Looking changed nothing.
+    env.set(name, "secret-one");
+    assert_eq!(env.status()["key_status"][name]["status"], "fully_exhausted");
+}
+
+#[test]
+fn a_key_that_no_worker_has_does_not_end_its_waiting() {
+    let mut env = TestEnv::with_stand_in(&json!({"quota": {"rpd": 1}}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let worker = env.spawn(&["work"]);
+    wait_until("the key to rest", LIMIT, || env.status()["waiting_for"]["until"].is_string());
+    env.set("GEMINI_API_KEY_2", "secret-two");
+    let status = env.status();
+    assert_eq!(status["key_status"]["GEMINI_API_KEY_2"]["status"], "available");
+    assert_eq!(status["waiting_for"]["reason"], "all 1 keys rest");
+    worker.kill();
 }
 
 #[test]

@@ -110,6 +110,27 @@ fn no_command_shows_a_secret() {
 }
 
 #[test]
+fn an_answer_that_repeats_the_key_is_stored_and_shown_without_it() {
+    let mut env = TestEnv::new();
+    env.stand_in(&json!({"script": [
+        {"prompt_contains": "say", "text": format!("You sent {ECHOED} to me.")}
+    ]}));
+    env.set("GEMINI_API_KEY", ECHOED);
+    env.prompts("in.jsonl", &["say it", "harmless"]);
+    clean(env.gq(&["run", "in.jsonl", "-vvv"]).exits(0));
+    for args in [
+        &["results", "--full"][..],
+        &["results", "--full", "--format", "csv"],
+        &["results", "--format", "text"],
+        &["show", "t1", "--format", "json"],
+    ] {
+        let ran = clean(env.gq(args).exits(0));
+        assert!(ran.stdout.contains("You sent [redacted] to me."), "{}", ran.stdout);
+    }
+    no_file_holds_one(env.folder());
+}
+
+#[test]
 fn a_key_that_cannot_be_sent_is_not_shown_either() {
     let mut env = TestEnv::new();
     env.stand_in(&json!({}));

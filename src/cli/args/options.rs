@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use gq::config;
 use gq::domain::outcome::ErrorKind;
@@ -76,13 +77,16 @@ pub(crate) struct ResultsOptions {
     /// Form of the output [default: jsonl; text for one task on a terminal]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<ResultFormat>,
-    /// File to write, whole or not at all [default: stdout]
+    /// File to write, whole or not at all; `-` means stdout [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Add the API's whole answer as `raw`
     #[arg(long)]
     pub(crate) full: bool,
     /// Wait until the jobs are finished (`run` always does)
+    ///
+    /// All jobs of the batch or with the task ids are waited for. `--state` chooses which of them
+    /// are printed then, and only failed or cancelled ones among these make `results` exit with 3.
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long to wait at most, such as `30s` or `5m` [default: no limit]
@@ -122,7 +126,7 @@ pub(crate) struct Selection {
     #[arg(long = "task-id", value_name = "ID", num_args = 1..)]
     pub(crate) task_ids: Vec<String>,
     /// Jobs of this batch
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch: Option<String>,
     /// Jobs whose last error is of these kinds, such as `blocked`
     #[arg(long = "error", value_name = "KIND", num_args = 1..)]

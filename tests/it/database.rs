@@ -1,0 +1,164 @@
+//! The file of the database: what is refused, and what is said of it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::TestEnv;
+
+/// Returns the files of a folder, and of those in it, with what they hold.
+fn files(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone().into_os_string(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// A queue with two jobs that nobody works.
+fn queued() -> TestEnv {
+    let env = TestEnv::new();
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    env
+}
+
+#[test]
+fn a_newer_database_is_refused_and_gets_no_files_beside_it() {
+    let env = queued();
+    env.execute("PRAGMA user_version = 99");
+    let before = files(env.folder());
+    for args in [
+        &["status"][..],
+        &["results"],
+        &["enqueue", "in.jsonl"],
+        &["retry", "--all-failed"],
+        &["work", "--drain"],
+    ] {
+        let ran = env.gq(args).exits(1);
+        assert!(ran.stderr.contains("gq.db") && ran.stderr.contains("newer"), "{}", ran.stderr);
+        assert!(files(env.folder()) == before, "{args:?} left a trace");
+    }
+}
+
+#[test]
+fn a_folder_is_named_as_one() {
+    let env = queued();
+    fs::create_dir(env.path("folder")).unwrap();
+    for args in [&["status"][..], &["enqueue", "in.jsonl"]] {
+        let ran = env.gq(&[args, &["--db", "folder"]].concat()).exits(1);
+        let said = "error: `folder` is a folder, not a database\nhint: ";
+        assert!(ran.stderr.starts_with(said), "{}", ran.stderr);
+    }
+    assert_eq!(fs::read_dir(env.path("folder")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_empty_file_holds_no_queue_until_a_command_writes_one() {
+    let env = TestEnv::new();
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.write("gq.db", "");
+    let missing = env.gq(&["status", "--db", "missing.db"]).exits(1).stderr;
+    let (_, hint) = missing.split_once("hint: ").unwrap();
+    for args in [&["status"][..], &["results"], &["retry", "--all-failed"]] {
+        let ran = env.gq(args).exits(1);
+        let said = format!("error: the database `gq.db` holds no queue yet\nhint: {hint}");
+        assert_eq!(ran.stderr, said);
+    }
+    assert_eq!(fs::read(env.path("gq.db")).unwrap(), b"");
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    assert_eq!(env.status()["queue_size"], 2);
+}
+
+/// Takes the right to write to `path`; false where that stops nobody, as with a superuser.
+fn protect(path: &Path, mode: u32) -> bool {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_err()
+}
+
+#[test]
+fn a_database_in_a_read_only_folder_is_read_and_not_written() {
+    let env = queued();
+    let before = files(env.folder());
+    if !protect(env.folder(), 0o555) {
+        return;
+    }
+    assert_eq!(env.gq(&["results", "--state", "pending"]).exits(0).lines().len(), 2);
+    assert_eq!(env.status()["queue_size"], 2);
+    env.gq(&["show", "t1"]).exits(0);
+    for args in [&["enqueue", "in.jsonl"][..], &["work"], &["retry", "--all-failed"]] {
+        let ran = env.gq(args).exits(1);
+        let said = "the database `gq.db` cannot be written: its folder is read-only";
+        assert!(ran.stderr.contains(said) && ran.stderr.contains("hint"), "{}", ran.stderr);
+    }
+    let ran = env.gq(&["enqueue", "in.jsonl", "--db", "new.db"]).exits(1);
+    assert!(ran.stderr.contains("`new.db` cannot be written"), "{}", ran.stderr);
+    assert!(files(env.folder()) == before);
+    protect(env.folder(), 0o755);
+}
+
+#[test]
+fn a_read_only_file_is_read_and_not_written() {
+    let env = queued();
+    if !protect(&env.path("gq.db"), 0o400) {
+        return;
+    }
+    assert_eq!(env.status()["queue_size"], 2);
+    let ran = env.gq(&["enqueue", "in.jsonl"]).exits(1);
+    assert!(ran.stderr.contains("cannot be written: the file is read-only"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_log_in_a_read_only_folder_is_told_of() {
+    let env = queued();
+    fs::write(env.path("gq.db-wal"), [0; 64]).unwrap();
+    if !protect(env.folder(), 0o555) {
+        return;
+    }
+    let ran = env.gq(&["status"]).exits(1);
+    assert!(ran.stderr.contains("it has a log") && ran.stderr.contains("-wal"), "{}", ran.stderr);
+    protect(env.folder(), 0o755);
+}
+
+/// Runs `gq` where no file may grow beyond `blocks` of 512 bytes, as on a disk that is full then.
+fn with_room(env: &TestEnv, blocks: u32, args: &[&str]) -> Output {
+    Command::new("sh")
+        .args(["-c", &format!("ulimit -f {blocks} && exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_gq"))
+        .args(args)
+        .current_dir(env.folder())
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_full_disk_is_told_of_once_whatever_finds_it() {
+    let env = queued();
+    env.prompts("large.jsonl", &["x".repeat(200_000), "y".repeat(200_000)]);
+    for (blocks, args) in [
+        // No room for the index of the log, for pages of the log, for a new database.
+        (16, &["status"][..]),
+        (16, &["enqueue", "in.jsonl"]),
+        (128, &["enqueue", "large.jsonl"]),
+        (128, &["enqueue", "in.jsonl", "--db", "new.db"]),
+    ] {
+        let output = with_room(&env, blocks, args);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "error: the database cannot be written: the disk is full, or the file-size limit is \
+             reached\n\
+             hint: make room, then make the same call again: what is stored stays\n"
+        );
+    }
+    assert_eq!(env.status()["queue_size"], 2);
+}
