@@ -7,14 +7,12 @@ use serde_json::{Value, json};
 
 use super::capitals;
 use super::fit;
+use super::media;
 use super::script::scramble;
 use super::sense::{Facts, member, members, number_member, text_member};
 
-/// One white pixel.
-const PIXEL: &str =
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mP8/x8AAwMCAO+ip1sAAAAASUVORK5CYII=";
-/// Eight samples of silence.
-const SILENCE: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
+/// What a picture or a sound counts.
+const MEDIA_TOKENS: u64 = 258;
 /// How much of a prompt is repeated.
 const ECHO_LENGTH: usize = 80;
 
@@ -66,6 +64,10 @@ pub(super) struct Part {
 impl Part {
     fn text(text: String) -> Self {
         Self { text: Some(text), ..Self::default() }
+    }
+
+    fn media(inline_data: Value) -> Self {
+        Self { inline_data: Some(inline_data), ..Self::default() }
     }
 }
 
@@ -139,7 +141,7 @@ impl Question<'_> {
         let thoughts = member(thinking, "includeThoughts") == Some(&Value::Bool(true));
         let count = number_member(config, "candidateCount").unwrap_or(1).clamp(1, 8);
         let tokens = token_count(&text) * count;
-        let parts = parts(text, thoughts, config);
+        let parts = parts(text, thoughts, config, &self.facts.prompt);
         let candidate = |index| {
             let content = Some(Content { parts: parts.clone(), role: "model" });
             Candidate { content, finish_reason, index, safety_ratings: Vec::new() }
@@ -155,6 +157,22 @@ impl Question<'_> {
         let mut answer = self.envelope(Vec::new(), Usage::of_prompt(self.facts));
         answer.prompt_feedback = Some(json!({"blockReason": reason}));
         answer
+    }
+
+    /// Returns an answer of a picture without text.
+    pub(super) fn image(&self) -> Answer {
+        self.of_media(media::image(&self.facts.prompt))
+    }
+
+    /// Returns an answer of a sound without text.
+    pub(super) fn sound(&self) -> Answer {
+        self.of_media(media::sound(&self.facts.prompt))
+    }
+
+    fn of_media(&self, inline_data: Value) -> Answer {
+        let content = Some(Content { parts: vec![Part::media(inline_data)], role: "model" });
+        let candidate = Candidate { content, finish_reason: "STOP", ..Candidate::default() };
+        self.envelope(vec![candidate], Usage::of_prompt(self.facts).add(MEDIA_TOKENS, 0))
     }
 
     /// Returns an answer with one candidate that has no text.
@@ -222,24 +240,25 @@ fn found_text(prompt: &str, config: &Value) -> String {
     }
 }
 
-fn parts(text: String, thoughts: bool, config: &Value) -> Vec<Part> {
+fn parts(text: String, thoughts: bool, config: &Value, prompt: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     if thoughts {
         let thought = Part::text("I look at what is asked and answer it.".to_owned());
         parts.push(Part { thought: Some(true), ..thought });
     }
+    let modalities = members(config, "responseModalities");
     let asked = |modality: &str| {
-        let mut all = members(config, "responseModalities").iter().filter_map(Value::as_str);
+        let mut all = modalities.iter().filter_map(Value::as_str);
         all.any(|name| name.eq_ignore_ascii_case(modality))
     };
     if asked("AUDIO") {
-        let data = json!({"mimeType": "audio/L16;codec=pcm;rate=24000", "data": SILENCE});
-        return vec![Part { inline_data: Some(data), ..Part::default() }];
+        return vec![Part::media(media::speech(prompt))];
     }
-    parts.push(Part::text(text));
+    if asked("TEXT") || !asked("IMAGE") {
+        parts.push(Part::text(text));
+    }
     if asked("IMAGE") {
-        let data = json!({"mimeType": "image/png", "data": PIXEL});
-        parts.push(Part { inline_data: Some(data), ..Part::default() });
+        parts.push(Part::media(media::image(prompt)));
     }
     parts
 }
@@ -338,6 +357,23 @@ mod tests {
         let answer = answer(&asking("The capital of Japan, please.", &config));
         let text = answer["candidates"][0]["content"]["parts"][0]["text"].as_str().unwrap();
         assert_eq!(text, r#"{"capital":"Tokyo"}"#);
+    }
+
+    #[test]
+    fn other_modalities_are_answered_where_they_are_asked_for() {
+        let kinds = |modalities: Value| -> Vec<String> {
+            let answer = answer(&asking("Hello", &json!({"responseModalities": modalities})));
+            let parts = answer["candidates"][0]["content"]["parts"].as_array().unwrap();
+            let kind = |part: &Value| match part["inlineData"]["mimeType"].as_str() {
+                Some(mime_type) => mime_type.to_owned(),
+                None => "text".to_owned(),
+            };
+            parts.iter().map(kind).collect()
+        };
+        assert_eq!(kinds(json!(["IMAGE"])), ["image/png"]);
+        assert_eq!(kinds(json!(["TEXT", "IMAGE"])), ["text", "image/png"]);
+        assert_eq!(kinds(json!(["audio"])), ["audio/L16;codec=pcm;rate=24000"]);
+        assert_eq!(kinds(json!([])), ["text"]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use super::parts::RecordedPart;
+
 /// How many requests the log keeps.
 const LOG_LIMIT: usize = 1_000_000;
 /// How many different names are kept only once; beyond it each entry has its own copy.
@@ -32,6 +34,8 @@ pub struct Recorded {
     pub path: Arc<str>,
     /// The text parts of its contents, joined.
     pub prompt: Arc<str>,
+    /// The parts of its contents, in order.
+    pub parts: Arc<[RecordedPart]>,
     /// The status sent; 0 if none was: still in flight, given up by the client, or reset.
     pub status: u16,
     /// Its body, if bodies are recorded.
@@ -95,6 +99,7 @@ pub(super) struct Arrival<'a> {
     pub(super) model: &'a str,
     pub(super) path: &'a str,
     pub(super) prompt: &'a str,
+    pub(super) parts: Vec<RecordedPart>,
     pub(super) body: &'a Bytes,
 }
 
@@ -152,6 +157,11 @@ impl Book {
         Self { record, record_bodies, ..Self::default() }
     }
 
+    /// Returns whether requests are kept.
+    pub(super) fn records(&self) -> bool {
+        self.record
+    }
+
     /// Notes that a request is being worked on.
     pub(super) fn enter(&self) {
         let now = self.in_flight.fetch_add(1, Relaxed) + 1;
@@ -177,7 +187,7 @@ impl Book {
     }
 
     /// Notes a request that came.
-    pub(super) fn arrived(&self, arrival: &Arrival<'_>) -> Entry {
+    pub(super) fn arrived(&self, arrival: Arrival<'_>) -> Entry {
         let prompt: Option<Arc<str>> = self.record.then(|| arrival.prompt.into());
         let mut pages = self.pages();
         pages.requests += 1;
@@ -198,10 +208,9 @@ impl Book {
         };
         let path = pages.name(arrival.path);
         let body = self.record_bodies.then(|| arrival.body.clone());
-        let at = arrival.at_ms;
+        let (arrived_ms, parts, status) = (arrival.at_ms, arrival.parts.into(), NO_STATUS);
         let index = Some(pages.log.len());
-        let status = NO_STATUS;
-        pages.log.push(Recorded { arrived_ms: at, key, model, path, prompt, status, body });
+        pages.log.push(Recorded { arrived_ms, key, model, path, prompt, parts, status, body });
         drop(pages);
         self.changed.notify_waiters();
         Entry { index, generation }
@@ -312,7 +321,7 @@ mod tests {
 
     fn arrive(book: &Book, prompt: &str, at_ms: i64) -> Entry {
         let (key, model, path, body) = ("secret", "m", "/p", &Bytes::from_static(b"{}"));
-        book.arrived(&Arrival { at_ms, key, model, path, prompt, body })
+        book.arrived(Arrival { at_ms, key, model, path, prompt, parts: Vec::new(), body })
     }
 
     #[test]

@@ -86,6 +86,10 @@ pub enum Canned {
     InputTooLong,
     /// 400, too many bytes.
     PayloadTooLarge,
+    /// 200, a picture without text.
+    Image,
+    /// 200, a sound without text.
+    Audio,
     /// 200, the prompt is blocked.
     BlockedPrompt,
     /// 200, the answer is blocked for safety.
@@ -167,6 +171,8 @@ impl Canned {
 
     fn answer(self, question: &Question<'_>) -> Option<Answer> {
         match self {
+            Self::Image => Some(question.image()),
+            Self::Audio => Some(question.sound()),
             Self::BlockedPrompt => Some(question.blocked("PROHIBITED_CONTENT")),
             Self::Safety => Some(question.without_text("SAFETY", false)),
             Self::Recitation => Some(question.without_text("RECITATION", false)),
@@ -370,6 +376,17 @@ mod tests {
         assert_eq!(candidate("other"), json!({"finishReason": "OTHER", "index": 0}));
         for name in ["blocked_prompt", "recitation", "prohibited_content", "empty_object"] {
             assert!(!reply(name, None).usable, "{name}");
+        }
+    }
+
+    #[test]
+    fn pictures_and_sounds_are_usable_answers_without_text() {
+        for (name, mime_type) in [("image", "image/png"), ("audio", "audio/wav")] {
+            let parts = body(name)["candidates"][0]["content"]["parts"].clone();
+            assert_eq!(parts.as_array().unwrap().len(), 1, "{name}");
+            assert_eq!(parts[0]["inlineData"]["mimeType"], mime_type);
+            assert_eq!(parts[0].get("text"), None, "{name}");
+            assert!(reply(name, None).usable, "{name}");
         }
     }
 

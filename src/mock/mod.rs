@@ -11,8 +11,8 @@
 //! | `verdict` | the order of the checks |
 //! | `keys`, `quota`, `refusal` | who may still ask, and how a refusal reads |
 //! | `script`, `canned`, `error` | faults on demand and the bodies of errors |
-//! | `answer`, `capitals`, `fit`, `models` | the answers |
-//! | `book` | counters and the log of requests |
+//! | `answer`, `capitals`, `fit`, `media`, `models` | the answers |
+//! | `book`, `parts` | counters and the log of requests |
 
 mod answer;
 mod book;
@@ -22,7 +22,9 @@ pub mod config;
 mod error;
 mod fit;
 mod keys;
+mod media;
 mod models;
+mod parts;
 mod quota;
 mod refusal;
 mod reply;
@@ -50,6 +52,7 @@ use tokio::task::JoinHandle;
 pub use book::{KeyStats, Recorded, Stats, fingerprint};
 pub use canned::Canned;
 pub use config::Config;
+pub use parts::RecordedPart;
 pub use script::{Fault, MethodFilter, Rule};
 
 use service::Shared;

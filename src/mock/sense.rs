@@ -15,6 +15,19 @@ const MEDIA_TOKENS: u64 = 258;
 const UNSUPPORTED: [&str; 5] =
     ["image/tiff", "image/svg+xml", "image/x-icon", "application/zip", "application/octet-stream"];
 
+/// The members of which a part has one.
+pub(super) const PART_DATA: [&str; 9] = [
+    "text",
+    "inlineData",
+    "fileData",
+    "functionCall",
+    "functionResponse",
+    "executableCode",
+    "codeExecutionResult",
+    "toolCall",
+    "toolResponse",
+];
+
 /// Returns the member of an object that is called `name`, in either spelling.
 pub(super) fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
     let same = |key: &str| {
@@ -163,18 +176,7 @@ fn content_faults(index: usize, content: &Value) -> Vec<String> {
     if parts.is_empty() {
         return vec![format!("{place}: contents.parts must not be empty.\n")];
     }
-    let names = [
-        "text",
-        "inlineData",
-        "fileData",
-        "functionCall",
-        "functionResponse",
-        "executableCode",
-        "codeExecutionResult",
-        "toolCall",
-        "toolResponse",
-    ];
-    let empty = |part: &Value| names.iter().all(|name| member(part, name).is_none());
+    let empty = |part: &Value| PART_DATA.iter().all(|name| member(part, name).is_none());
     let numbered = parts.iter().enumerate().filter(|(_, part)| empty(part));
     numbered
         .map(|(part, _)| {

@@ -151,7 +151,8 @@ async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) ->
     let (model, prompt) = (route.model(), reading.facts.prompt.as_str());
     let nothing = Bytes::new();
     let body = received.as_ref().unwrap_or(&nothing);
-    let entry = shared.book.arrived(&Arrival { at_ms, key, model, path, prompt, body });
+    let parts = if shared.book.records() { reading.parts() } else { Vec::new() };
+    let entry = shared.book.arrived(Arrival { at_ms, key, model, path, prompt, parts, body });
     flight.entry = Some(entry);
     let verdict = shared.judge.decide(&call, &reading);
     let reply = carry_out(shared, verdict).await;

@@ -78,6 +78,25 @@ async fn a_prompt_is_answered_as_by_the_real_one() {
 }
 
 #[tokio::test]
+async fn the_parts_of_a_request_are_kept_in_order() {
+    let server = start(&json!({})).await;
+    let request = json!({"contents": [{"parts": [
+        {"inlineData": {"mimeType": "image/png", "data": "aGk="}}, {"text": "What is it?"}]}]});
+    post(&server, "k1", PATH, request.to_string()).await.unwrap();
+    let wrapped = json!({"generateContentRequest": request});
+    let path = PATH.replace("generateContent", "countTokens");
+    post(&server, "k1", &path, wrapped.to_string()).await.unwrap();
+    post(&server, "k1", PATH, "{".to_owned()).await.unwrap();
+    let seen = server.requests();
+    let parts = &seen[0].parts;
+    assert_eq!(parts.iter().map(|part| part.kind).collect::<Vec<_>>(), ["inlineData", "text"]);
+    assert_eq!((parts[0].mime_type.as_deref(), parts[0].bytes), (Some("image/png"), Some(2)));
+    assert_eq!(parts[1].text.as_deref(), Some("What is it?"));
+    assert_eq!(seen[1].parts, seen[0].parts);
+    assert_eq!(seen[2].parts.len(), 0);
+}
+
+#[tokio::test]
 async fn the_checks_come_in_the_real_order() {
     let server = start(&json!({"strict_keys": true, "keys": {"k1": {}}})).await;
     let at = async |key: &str, path: &str, body: &str| {

@@ -16,6 +16,7 @@ use super::config::Config;
 use super::error::{self, Finding};
 use super::keys::{Key, KeyRing};
 use super::models::Models;
+use super::parts::{self, RecordedPart};
 use super::refusal::Refusal;
 use super::reply::{JSON, Reply};
 use super::route::{ModelMethod, Route, query};
@@ -42,6 +43,13 @@ pub(super) struct Reading {
     document: Result<Value, Vec<Finding>>,
     pub(super) facts: Facts,
     pub(super) prompt_number: u64,
+}
+
+impl Reading {
+    /// Returns the parts of the request as the log keeps them.
+    pub(super) fn parts(&self) -> Vec<RecordedPart> {
+        self.document.as_ref().map(|it| parts::recorded(request_in(it))).unwrap_or_default()
+    }
 }
 
 /// What to do with a call.
