@@ -186,7 +186,8 @@ pub(crate) async fn show(context: &mut Context, args: &ShowArgs) -> Result<ExitS
     };
     known(&store, &filter).await?;
     let page = store.results(&filter, 0).await?;
-    let [job] = page.jobs.as_slice() else {
+    // A page can end early only before a further job.
+    let ([job], None) = (page.jobs.as_slice(), page.next) else {
         let batches: Vec<&str> = page.jobs.iter().map(|job| job.batch.as_str()).collect();
         let message = format!("several batches have a task `{}`", args.task_id);
         return Err(Failure::new(ExitStatus::Usage, message)

@@ -331,3 +331,20 @@ async fn claims_use_their_index_on_a_database_that_was_never_analysed() {
         assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
     }
 }
+
+#[tokio::test]
+async fn large_answers_make_short_pages() {
+    let bench = Bench::with_jobs(4).await;
+    let claimed = bench.claim(&bench.first, 1, 4).await;
+    let raw: std::sync::Arc<str> = format!("\"{}\"", "x".repeat(20 << 20)).into();
+    let large = |job| Ended { raw: Some(raw.clone()), ..ended(job, Outcome::Answered) };
+    bench.settle(&bench.first, 1, claimed[..3].iter().map(large).collect()).await;
+    let mut pages = Vec::new();
+    let mut after = Some(0);
+    while let Some(from) = after {
+        let page = bench.second.results(&ResultFilter::default(), from).await.unwrap();
+        pages.push(page.jobs.iter().map(|job| job.task_id.clone()).collect::<Vec<_>>());
+        after = page.next;
+    }
+    assert_eq!(pages, [vec!["t0"], vec!["t1"], vec!["t2", "t3"]]);
+}

@@ -1,5 +1,7 @@
 //! Reading jobs with their answers and attempts, page by page: no snapshot is held for long.
 
+use futures_util::TryStreamExt as _;
+
 use crate::domain::outcome::{ErrorKind, Usage};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{AttemptView, Counts, JobError, JobState, JobView};
@@ -27,6 +29,9 @@ pub struct Page {
 
 /// Jobs of one page.
 const PAGE_ROWS: i64 = 500;
+
+/// Bytes of the answers of one page; a larger answer is a page by itself. Images are large.
+const PAGE_BYTES: usize = 32 << 20;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -101,15 +106,25 @@ impl Store {
                     CROSS JOIN jobs AS n ON n.batch_id = o.id AND n.task_id = e.value)"
             ),
         };
-        let rows: Vec<Row> = sqlx::query_as(query)
+        let mut found = sqlx::query_as::<_, Row>(query)
             .bind(after)
             .bind(batch)
             .bind(bulk::json(&states)?)
             .bind(bulk::json(&filter.task_ids)?)
             .bind(PAGE_ROWS)
-            .fetch_all(&self.readers)
-            .await?;
-        let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_ROWS);
+            .fetch(&self.readers);
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        let mut cut = false;
+        while let Some(row) = found.try_next().await? {
+            bytes += row.raw.as_ref().map_or(0, String::len);
+            cut = bytes > PAGE_BYTES && !rows.is_empty();
+            if cut {
+                break;
+            }
+            rows.push(row);
+        }
+        let full = cut || i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_ROWS);
         let next = rows.last().map(|row| row.id).filter(|_| full);
         let jobs = rows.into_iter().map(JobView::try_from).collect::<Result<_, _>>()?;
         Ok(Page { jobs, next })
