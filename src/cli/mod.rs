@@ -6,6 +6,7 @@ mod enqueue;
 pub(crate) mod exit;
 mod failure;
 mod manage;
+mod media;
 pub(crate) mod output;
 mod progress;
 mod results;

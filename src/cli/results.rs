@@ -15,6 +15,7 @@ use super::args::{Report, ResultFormat, ResultsArgs, ResultsOptions, ShowArgs};
 use super::context::Context;
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
+use super::media::MediaFolder;
 use super::output::results::{Layout, ResultRow, ResultsWriter};
 use super::output::show;
 use super::signals::Stop;
@@ -98,12 +99,17 @@ pub(crate) async fn print(
     let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
     let format = options.format.unwrap_or(default);
     let layout = Layout { format, single, full: options.full };
+    let mut media = MediaFolder::open(options.media_dir.as_deref())?;
     if let Some(path) = file {
-        write_file(store, &filter, layout, path).await
+        write_file(store, &filter, layout, &mut media, path).await?;
     } else {
-        write(store, &filter, layout, context.out.rows()).await?;
-        Ok(context.out.flush()?)
+        write(store, &filter, layout, &mut media, context.out.rows()).await?;
+        context.out.flush()?;
     }
+    if let Some(warning) = media.warning() {
+        context.out.warning(warning);
+    }
+    Ok(())
 }
 
 /// Writes the file whole or not at all: beside its place, then moved there.
@@ -111,6 +117,7 @@ async fn write_file(
     store: &Store,
     filter: &ResultFilter,
     layout: Layout,
+    media: &mut MediaFolder<'_>,
     path: &Path,
 ) -> Result<()> {
     let failed = |error: io::Error| {
@@ -123,7 +130,7 @@ async fn write_file(
     let existing = std::fs::metadata(path).ok();
     if existing.as_ref().is_some_and(|found| !found.is_file() && !found.is_dir()) {
         let device = std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
-        return write(store, filter, layout, BufWriter::new(device)).await;
+        return write(store, filter, layout, media, BufWriter::new(device)).await;
     }
     let mode = existing.map_or_else(|| Permissions::from_mode(0o666), |found| found.permissions());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -131,14 +138,14 @@ async fn write_file(
         .permissions(mode)
         .tempfile_in(folder.unwrap_or(Path::new(".")))
         .map_err(failed)?;
-    write(store, filter, layout, BufWriter::new(file.as_file_mut())).await.map_err(|failure| {
-        match failure.message {
+    write(store, filter, layout, media, BufWriter::new(file.as_file_mut())).await.map_err(
+        |failure| match failure.message {
             Some(message) => {
                 Failure::new(failure.status, format!("`{}`: {message}", path.display()))
             }
             None => failure,
-        }
-    })?;
+        },
+    )?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
@@ -148,6 +155,7 @@ async fn write(
     store: &Store,
     filter: &ResultFilter,
     layout: Layout,
+    media: &mut MediaFolder<'_>,
     writer: impl Write,
 ) -> Result<()> {
     let full = layout.full;
@@ -156,7 +164,7 @@ async fn write(
     while let Some(from) = after {
         let page = store.results(filter, from).await?;
         for job in &page.jobs {
-            rows.row(&row(job, full))?;
+            rows.row(&row(job, full, media)?)?;
         }
         after = page.next;
     }
@@ -164,16 +172,17 @@ async fn write(
 }
 
 /// Reads what a job's stored answer says.
-fn row(job: &JobView, full: bool) -> ResultRow<'_> {
+fn row<'a>(job: &'a JobView, full: bool, media: &mut MediaFolder<'_>) -> Result<ResultRow<'a>> {
     let answer = job.raw.as_deref().and_then(wire::summarize).unwrap_or_default();
     let succeeded = job.state == JobState::Succeeded;
-    ResultRow {
+    Ok(ResultRow {
         job,
         response: answer.text.filter(|_| succeeded),
+        media: if succeeded { media.take(job, answer.media)? } else { Vec::new() },
         finish_reason: answer.finish_reason,
         model_version: answer.model_version,
         full,
-    }
+    })
 }
 
 /// `gq show`: one job with its attempts.
@@ -194,7 +203,7 @@ pub(crate) async fn show(context: &mut Context, args: &ShowArgs) -> Result<ExitS
             .hint(format!("name one with `--batch`: {}", batches.join(", "))));
     };
     let attempts = store.attempts(&job.task_id, &job.batch).await?;
-    let row = row(job, false);
+    let row = row(job, false, &mut MediaFolder::default())?;
     let text = match args.format {
         Report::Json => show::json_value(&row, &attempts)?,
         Report::Text => show::text(&row, &attempts, &chrono::Local),

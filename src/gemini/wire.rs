@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -161,6 +164,51 @@ impl<'a> Answer<'a> {
         }
         text
     }
+
+    fn media(&self) -> Vec<Media> {
+        self.spoken().filter_map(|part| part.inline_data).map(Media::read).collect()
+    }
+}
+
+/// An image or a clip as the answer holds it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct InlineData<'a> {
+    #[serde(borrow)]
+    mime_type: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<Cow<'a, str>>,
+}
+
+/// The JSON form of protocol buffers allows either alphabet, with or without padding.
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+    .with_decode_allow_trailing_bits(true);
+
+fn decoded(data: &str) -> Option<Vec<u8>> {
+    let alphabet = if data.contains(['-', '_']) { alphabet::URL_SAFE } else { alphabet::STANDARD };
+    GeneralPurpose::new(&alphabet, LENIENT).decode(data).ok()
+}
+
+/// An image, a clip or another file that an answer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Media {
+    /// Its type as the API says it; `application/octet-stream` where it says none.
+    pub mime_type: String,
+    /// Its bytes; absent where they cannot be decoded.
+    pub data: Option<Vec<u8>>,
+}
+
+impl Media {
+    fn read(inline_data: &RawValue) -> Self {
+        let known = serde_json::from_str::<InlineData<'_>>(inline_data.get()).ok();
+        let mime_type = known.as_ref().and_then(|media| media.mime_type.as_deref());
+        Self {
+            mime_type: mime_type.unwrap_or("application/octet-stream").to_owned(),
+            // Empty bytes may be left out.
+            data: known.and_then(|media| decoded(media.data.as_deref().unwrap_or_default())),
+        }
+    }
 }
 
 /// What people want to know of an answer.
@@ -168,6 +216,8 @@ impl<'a> Answer<'a> {
 pub struct AnswerSummary {
     /// The text of the first candidate without thoughts; absent where it has no text part.
     pub text: Option<String>,
+    /// The images and clips of the first candidate, without those of its thoughts.
+    pub media: Vec<Media>,
     /// Why the answer ended.
     pub finish_reason: Option<String>,
     /// The model that answered.
@@ -181,6 +231,7 @@ pub fn summarize(raw: &str) -> Option<AnswerSummary> {
     let answer = Answer::read(raw)?;
     Some(AnswerSummary {
         text: answer.text(),
+        media: answer.media(),
         finish_reason: answer
             .candidates
             .first()
@@ -243,6 +294,29 @@ mod tests {
         let summary = summarize(raw).unwrap();
         assert_eq!(summary.text.as_deref(), Some("x"));
         assert_eq!(summary.usage, Some(Usage { prompt_tokens: 7, ..Usage::default() }));
+    }
+
+    #[test]
+    fn media_is_read_in_order_and_without_thoughts() {
+        let raw = r#"{"candidates": [{"content": {"parts": [
+            {"inlineData": {"mimeType": "image/png", "data": "AAAA"}, "thought": true},
+            {"text": "two pictures"}, {"inlineData": {"mimeType": "image/png", "data": "aGk="}},
+            {"inlineData": {"data": "-_-_8A", "more": 1}}, {"inlineData": {"mimeType": "a/b"}},
+            {"inlineData": {"mimeType": "a/b", "data": "*"}}, {"inlineData": {"data": 5}}]}},
+            {"content": {"parts": [{"inlineData": {"mimeType": "c/d", "data": "AAAA"}}]}}]}"#;
+        let media = summarize(raw).unwrap().media;
+        let told: Vec<(&str, Option<&[u8]>)> =
+            media.iter().map(|one| (one.mime_type.as_str(), one.data.as_deref())).collect();
+        assert_eq!(
+            told,
+            [
+                ("image/png", Some(&b"hi"[..])),
+                ("application/octet-stream", Some(&[251, 255, 191, 240])),
+                ("a/b", Some(&[])),
+                ("a/b", None),
+                ("application/octet-stream", None),
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The program as a user meets it: run as a process against the stand-in.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails right there")]
 
+mod answer_media;
 mod budget;
 mod counters;
 mod database;

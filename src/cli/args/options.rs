@@ -80,6 +80,12 @@ pub(crate) struct ResultsOptions {
     /// File to write, whole or not at all; `-` means stdout [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Write the images and clips of the answers to files in this folder
+    ///
+    /// It is made where it is missing. A file is named by batch, task id and place in the answer,
+    /// such as `prompts+task_1-0.png`; a result lists its files under `media`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) media_dir: Option<PathBuf>,
     /// Add the API's whole answer as `raw`
     #[arg(long)]
     pub(crate) full: bool,

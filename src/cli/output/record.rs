@@ -6,7 +6,7 @@ use gq::domain::view::{AttemptView, JobError};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::results::ResultRow;
+use super::results::{MediaItem, ResultRow};
 
 /// A result in the documented order of fields.
 #[derive(Serialize)]
@@ -27,6 +27,8 @@ pub(super) struct Record<'a> {
     pub(super) created_at: String,
     pub(super) started_at: Option<String>,
     pub(super) finished_at: Option<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) media: &'a [MediaItem],
     #[serde(skip_serializing_if = "Option::is_none")]
     #[expect(clippy::option_option, reason = "absent unless asked for; null without an answer")]
     pub(super) raw: Option<Option<Box<RawValue>>>,
@@ -86,6 +88,7 @@ impl<'a> Record<'a> {
             created_at: job.created_at.to_string(),
             started_at: text_of(job.started_at),
             finished_at: text_of(job.finished_at),
+            media: &row.media,
             raw: if row.full { Some(json(&job.raw)?) } else { None },
         })
     }

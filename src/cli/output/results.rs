@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use gq::domain::view::JobView;
+use serde::Serialize;
 
 use super::super::args::ResultFormat;
 use super::csv::CsvRows;
@@ -16,12 +17,25 @@ pub(crate) struct ResultRow<'a> {
     pub(crate) job: &'a JobView,
     /// The text of the answer.
     pub(crate) response: Option<String>,
+    /// The images and clips of the answer.
+    pub(crate) media: Vec<MediaItem>,
     /// Why the answer ended.
     pub(crate) finish_reason: Option<String>,
     /// The model that answered.
     pub(crate) model_version: Option<String>,
     /// Whether the API's whole answer is shown.
     pub(crate) full: bool,
+}
+
+/// An image or a clip of an answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct MediaItem {
+    /// Its type.
+    pub(crate) mime_type: String,
+    /// The file it was written to, where one was asked for.
+    pub(crate) path: Option<String>,
+    /// Its size; absent where it cannot be decoded.
+    pub(crate) bytes: Option<u64>,
 }
 
 /// What the rows of one output have in common.
@@ -148,7 +162,14 @@ pub(super) mod tests {
     pub(in crate::cli::output) fn row(job: &JobView) -> ResultRow<'_> {
         let answer = (job.state == JobState::Succeeded).then(|| "Paris,\n\"FR\".".to_owned());
         let finish_reason = answer.as_ref().map(|_| "STOP".to_owned());
-        ResultRow { job, response: answer, finish_reason, model_version: None, full: false }
+        ResultRow {
+            job,
+            response: answer,
+            media: Vec::new(),
+            finish_reason,
+            model_version: None,
+            full: false,
+        }
     }
 
     pub(in crate::cli::output) fn written(format: ResultFormat, jobs: &[JobView]) -> String {
@@ -196,6 +217,38 @@ pub(super) mod tests {
         writer.row(&ResultRow { full: true, ..row(&job) }).unwrap();
         writer.finish().unwrap();
         assert!(String::from_utf8(bytes).unwrap().ends_with("\"raw\":{   \"candidates\": [] }}\n"));
+    }
+
+    #[test]
+    fn media_is_listed_where_there_is_some() {
+        let job = answered();
+        let image = |path: Option<&str>, bytes| MediaItem {
+            mime_type: "image/png".into(),
+            path: path.map(Into::into),
+            bytes,
+        };
+        let row = ResultRow {
+            response: None,
+            media: vec![image(Some("out/a.png"), Some(7)), image(None, None)],
+            ..row(&job)
+        };
+        let shown = |format| {
+            let mut bytes = Vec::new();
+            let layout = Layout { format, single: true, full: false };
+            let mut writer = ResultsWriter::new(layout, &mut bytes).unwrap();
+            writer.row(&row).unwrap();
+            writer.finish().unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let line = shown(ResultFormat::Jsonl);
+        assert!(line.contains(r#""response":null,"#), "{line}");
+        let media = r#""media":[{"mime_type":"image/png","path":"out/a.png","bytes":7},{"mime_type":"image/png","path":null,"bytes":null}]}"#;
+        assert!(line.ends_with(&format!("{media}\n")), "{line}");
+        assert_eq!(
+            shown(ResultFormat::Text),
+            "[image/png, 7 bytes: out/a.png]\n[image/png, cannot be decoded]\n"
+        );
+        assert!(!written(ResultFormat::Jsonl, &[answered()]).contains("media"));
     }
 
     #[test]

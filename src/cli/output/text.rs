@@ -1,14 +1,29 @@
 //! Results as text to read.
 
-use super::results::ResultRow;
+use super::results::{MediaItem, ResultRow};
 
 /// Returns the answer by itself, or why there is none.
 pub(super) fn alone(row: &ResultRow<'_>) -> String {
+    let only_media = row.response.is_none() && !row.media.is_empty();
+    let text = if only_media { None } else { Some(spoken(row)) };
+    text.into_iter().chain(row.media.iter().map(media_line)).collect()
+}
+
+fn spoken(row: &ResultRow<'_>) -> String {
     let mut text = row.response.clone().unwrap_or_else(|| without_answer(row));
     if !text.ends_with('\n') {
         text.push('\n');
     }
     text
+}
+
+fn media_line(media: &MediaItem) -> String {
+    let MediaItem { mime_type, path, bytes } = media;
+    match (bytes, path) {
+        (Some(bytes), Some(path)) => format!("[{mime_type}, {bytes} bytes: {path}]\n"),
+        (Some(bytes), None) => format!("[{mime_type}, {bytes} bytes]\n"),
+        (None, _) => format!("[{mime_type}, cannot be decoded]\n"),
+    }
 }
 
 /// Returns the answer under a line that names its job.
