@@ -1,9 +1,8 @@
 //! `gq enqueue`: checks all lines of all files, then stores them.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures_util::future::join;
 use gq::domain::input::{Defaults, NewJob};
@@ -14,6 +13,7 @@ use super::args::{self, EnqueueArgs};
 use super::context::{Context, now};
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
+use super::file::{self, WholeFile};
 use super::output::enqueued::{self, Enqueued};
 
 /// A call whose input is smaller is one transaction.
@@ -85,6 +85,10 @@ pub(crate) async fn enqueue(
         max_attempts: options.max_attempts.unwrap_or(5),
         not_before: None,
     };
+    if let Some(path) = &options.rejects {
+        let read = files.iter().map(PathBuf::as_path).chain([context.database.as_path()]);
+        file::check("--rejects", path, read)?;
+    }
     let (files, batch) = (files.to_vec(), batch.map(str::to_owned));
     let (checking, given) = (options.clone(), defaults.clone());
     // In a thread of its own, so that a signal can end the wait for it.
@@ -112,16 +116,17 @@ fn check(
     options: &args::EnqueueOptions,
     defaults: &Defaults,
 ) -> Result<Vec<Part>> {
-    let mut rejects = match &options.rejects {
-        Some(path) => Rejects::to_writer(Box::new(BufWriter::new(rejects_file(path)?))),
-        None => Rejects::default(),
-    };
     let mut parts = Vec::new();
     for file in files {
         let source = Source::named(file);
         let batch = batch.map_or_else(|| source.batch_name(), str::to_owned);
         parts.push(Part { batch, intake: Intake::open(&source)?, checked: Checked::default() });
     }
+    let kept = options.rejects.as_deref().map(WholeFile::begin).transpose()?;
+    let mut rejects = match &kept {
+        Some(kept) => Rejects::to_writer(Box::new(BufWriter::new(kept.file().try_clone()?))),
+        None => Rejects::default(),
+    };
     let batches: BTreeSet<String> = parts.iter().map(|part| part.batch.clone()).collect();
     for batch in batches {
         let own = || parts.iter().enumerate().filter(|(_, part)| part.batch == batch);
@@ -133,16 +138,13 @@ fn check(
         }
     }
     rejects.flush()?;
+    if let Some(kept) = kept {
+        kept.finish()?;
+    }
     if rejects.count() > 0 && !options.skip_invalid {
         return Err(refusal(&rejects));
     }
     Ok(parts)
-}
-
-fn rejects_file(path: &Path) -> Result<File> {
-    File::create(path).map_err(|error| {
-        Failure::new(ExitStatus::Failure, format!("cannot create `{}`: {error}", path.display()))
-    })
 }
 
 fn refusal(rejects: &Rejects) -> Failure {
@@ -254,7 +256,10 @@ fn crashed(error: &tokio::task::JoinError) -> Failure {
     Failure::new(ExitStatus::Failure, format!("reading the input crashed; a bug in gq: {error}"))
 }
 
-/// A large input is stored in steps; what is in is in.
-fn partly(failure: Failure, rows: u64) -> Failure {
+/// A large input is stored in steps; what is in is in, and the call is not refused as a whole.
+fn partly(mut failure: Failure, rows: u64) -> Failure {
+    if rows > 0 {
+        failure.status = ExitStatus::Failure;
+    }
     failure.hint(format!("{rows} jobs are stored; the same call again adds the rest"))
 }

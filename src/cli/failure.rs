@@ -51,8 +51,26 @@ impl From<StoreError> for Failure {
 
 impl From<IntakeError> for Failure {
     fn from(error: IntakeError) -> Self {
-        Self::new(ExitStatus::Usage, with_causes(&error))
+        let status = match &error {
+            IntakeError::Io { source, .. } if is_wrong_path(source) => ExitStatus::Usage,
+            IntakeError::NotAFile { .. }
+            | IntakeError::Gzip { .. }
+            | IntakeError::Utf16 { .. }
+            | IntakeError::Refused { .. } => ExitStatus::Usage,
+            IntakeError::Io { .. }
+            | IntakeError::Changed { .. }
+            | IntakeError::Unchecked { .. }
+            | IntakeError::Temporary(_)
+            | IntakeError::Rejects(_) => ExitStatus::Failure,
+        };
+        Self::new(status, with_causes(&error))
     }
+}
+
+/// Returns whether the path is at fault, not the disk.
+fn is_wrong_path(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidInput)
 }
 
 impl From<io::Error> for Failure {

@@ -5,6 +5,7 @@ mod context;
 mod enqueue;
 pub(crate) mod exit;
 mod failure;
+mod file;
 mod manage;
 mod media;
 pub(crate) mod output;

@@ -1,8 +1,6 @@
 //! `gq results` and `gq show`.
 
-use std::fs::Permissions;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +13,7 @@ use super::args::{Report, ResultFormat, ResultsArgs, ResultsOptions, ShowArgs};
 use super::context::Context;
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
+use super::file::{self, WholeFile};
 use super::media::MediaFolder;
 use super::output::results::{Layout, ResultRow, ResultsWriter};
 use super::output::show;
@@ -24,8 +23,9 @@ use super::signals::Stop;
 const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<ExitStatus> {
-    let store = context.store(Access::Read).await?;
     let options = &args.options;
+    check_output(context, options, None)?;
+    let store = context.store(Access::Read).await?;
     let filter = ResultFilter {
         task_ids: options.task_ids.clone(),
         batch: args.batch.clone(),
@@ -42,6 +42,7 @@ pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<Exi
             }
             return Ok(status);
         }
+        stop.exit_when_requested();
     }
     print(context, &store, filter.clone(), options).await?;
     let counts = store.count(&filter).await?;
@@ -94,13 +95,13 @@ pub(crate) async fn print(
         filter.states = JobState::ALL.into_iter().filter(|state| state.is_finished()).collect();
     }
     let single = filter.task_ids.len() == 1;
-    let file = options.output.as_deref().filter(|path| *path != Path::new("-"));
-    let on_terminal = context.out.stdout_is_terminal && file.is_none();
+    let path = options.output.as_deref().filter(|path| *path != Path::new("-"));
+    let on_terminal = context.out.stdout_is_terminal && path.is_none();
     let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
     let format = options.format.unwrap_or(default);
     let layout = Layout { format, single, full: options.full };
     let mut media = MediaFolder::open(options.media_dir.as_deref())?;
-    if let Some(path) = file {
+    if let Some(path) = path {
         write_file(store, &filter, layout, &mut media, path).await?;
     } else {
         write(store, &filter, layout, &mut media, context.out.rows()).await?;
@@ -112,7 +113,6 @@ pub(crate) async fn print(
     Ok(())
 }
 
-/// Writes the file whole or not at all: beside its place, then moved there.
 async fn write_file(
     store: &Store,
     filter: &ResultFilter,
@@ -120,35 +120,30 @@ async fn write_file(
     media: &mut MediaFolder<'_>,
     path: &Path,
 ) -> Result<()> {
-    let failed = |error: io::Error| {
-        let message = format!("cannot write `{}`: {error}", path.display());
-        Failure::new(ExitStatus::Failure, message).hint("the file was left as it was")
-    };
-    // A link stays a link, and what is no file (a pipe, a terminal) is written to, not replaced.
-    let target = path.canonicalize();
-    let path = target.as_deref().unwrap_or(path);
-    let existing = std::fs::metadata(path).ok();
-    if existing.as_ref().is_some_and(|found| !found.is_file() && !found.is_dir()) {
-        let device = std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
-        return write(store, filter, layout, media, BufWriter::new(device)).await;
-    }
-    let mode = existing.map_or_else(|| Permissions::from_mode(0o666), |found| found.permissions());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .permissions(mode)
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(failed)?;
-    write(store, filter, layout, media, BufWriter::new(file.as_file_mut())).await.map_err(
-        |failure| match failure.message {
+    let file = WholeFile::begin(path)?;
+    write(store, filter, layout, media, BufWriter::new(file.file())).await.map_err(|failure| {
+        match failure.message {
             Some(message) => {
-                Failure::new(failure.status, format!("`{}`: {message}", path.display()))
+                Failure::new(failure.status, format!("`{}`: {message}", file.path().display()))
             }
             None => failure,
-        },
-    )?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+        }
+    })?;
+    file.finish()
+}
+
+/// Refuses an output file that would overwrite the database or `input`.
+pub(crate) fn check_output(
+    context: &Context,
+    options: &ResultsOptions,
+    input: Option<&Path>,
+) -> Result<()> {
+    match options.output.as_deref().filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            file::check("-o", path, input.into_iter().chain([context.database.as_path()]))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn write(

@@ -1,7 +1,8 @@
 //! From signals to phases of stopping.
 
+use std::iter::repeat;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use gq::worker::Phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,6 +16,8 @@ use super::failure::Result;
 pub(crate) struct Stop {
     pub(crate) phase: watch::Receiver<Phase>,
     first: Arc<AtomicU8>,
+    /// Whether the next signal ends the process where it stands.
+    exits: Arc<AtomicBool>,
 }
 
 const NONE: u8 = 0;
@@ -23,25 +26,41 @@ const TERMINATE: u8 = 2;
 
 impl Stop {
     /// Starts listening: the first signal drains, the second aborts.
+    ///
+    /// One that was ignored when the process started, as `nohup` does, stays ignored.
     pub(crate) fn listen() -> Result<Self> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut interrupt = heard(SignalKind::interrupt())?;
+        let mut terminate = heard(SignalKind::terminate())?;
+        let mut hangup = heard(SignalKind::hangup())?;
         let (send, phase) = watch::channel(Phase::Running);
         let first = Arc::new(AtomicU8::new(NONE));
-        let seen = Arc::clone(&first);
+        let exits = Arc::new(AtomicBool::new(false));
+        let stop = Self { phase, first, exits };
+        let own = stop.clone();
         tokio::spawn(async move {
-            for phase in [Phase::Draining, Phase::Aborting] {
-                let which = next(&mut interrupt, &mut terminate, &mut hangup).await;
+            for phase in
+                [Phase::Draining, Phase::Aborting].into_iter().chain(repeat(Phase::Aborting))
+            {
+                let which = tokio::select! {
+                    () = received(&mut interrupt) => INTERRUPT,
+                    () = received(&mut terminate) => TERMINATE,
+                    () = received(&mut hangup) => TERMINATE,
+                };
                 // Only the first one tells how the process ends.
-                let _ = seen.compare_exchange(NONE, which, Ordering::SeqCst, Ordering::SeqCst);
-                if send.send(phase).is_err() {
-                    return;
+                let _ = own.first.compare_exchange(NONE, which, Ordering::SeqCst, Ordering::SeqCst);
+                if own.exits.load(Ordering::SeqCst) {
+                    std::process::exit(own.exit_status() as i32);
                 }
+                send.send_replace(phase);
             }
-            std::future::pending::<()>().await;
         });
-        Ok(Self { phase, first })
+        Ok(stop)
+    }
+
+    /// Lets the next signal end the process at once. For printing, which waits for its reader:
+    /// nothing but that is under way.
+    pub(crate) fn exit_when_requested(&self) {
+        self.exits.store(true, Ordering::SeqCst);
     }
 
     /// Returns the exit code of a command that a signal cut short.
@@ -70,10 +89,25 @@ impl Stop {
     }
 }
 
-async fn next(interrupt: &mut Signal, terminate: &mut Signal, hangup: &mut Signal) -> u8 {
-    tokio::select! {
-        _ = interrupt.recv() => INTERRUPT,
-        _ = terminate.recv() => TERMINATE,
-        _ = hangup.recv() => TERMINATE,
+/// Returns the signal's stream, or none where it is ignored.
+fn heard(kind: SignalKind) -> Result<Option<Signal>> {
+    let number = kind.as_raw_value();
+    Ok(if is_ignored(number) { None } else { Some(signal(kind)?) })
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
     }
+}
+
+/// Returns whether the process was started with the signal ignored, as far as the system tells.
+fn is_ignored(number: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (number - 1) & 1 == 1
 }

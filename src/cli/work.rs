@@ -61,12 +61,15 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
     if !args.mock && context.keys()?.is_empty() {
         return Err(no_key());
     }
+    results::check_output(context, &args.results, Some(&args.file))?;
     let files = std::slice::from_ref(&args.file);
     let stored = enqueue::enqueue(context, files, args.batch.as_deref(), &args.enqueue);
     let Some(stored) = stop.unless_requested(stored).await else { return Ok(stop.exit_status()) };
     let stored = stored?;
     let Some(stored) = stored.first() else { return Ok(ExitStatus::Done) };
-    let store = Store::open_for_work(&context.database).await?;
+    let store = Store::open_for_work(&context.database);
+    let Some(store) = stop.unless_requested(store).await else { return Ok(stop.exit_status()) };
+    let store = store?;
     let worked = async {
         let status = run_batch(context, &store, args, &pacing, &stored.batch, &stop).await?;
         let filter = ResultFilter {
@@ -74,6 +77,7 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
             batch: Some(stored.batch.clone()),
             states: args.results.states.clone(),
         };
+        stop.exit_when_requested();
         results::print(context, &store, filter, &args.results).await?;
         Ok(status)
     }
@@ -98,8 +102,9 @@ async fn run_batch(
     }
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let mock = MockServer::start(listener, Config::default())?;
-    let api = Api::mock(store, mock.url(), pacing).await?;
-    let status = work(context, store, api, &options, pacing, Some(batch), stop).await;
+    let api = stop.unless_requested(Api::mock(store, mock.url(), pacing)).await;
+    let Some(api) = api else { return Ok(stop.exit_status()) };
+    let status = work(context, store, api?, &options, pacing, Some(batch), stop).await;
     mock.stop().await;
     status
 }

@@ -65,6 +65,9 @@ pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreErro
         refuse_read_only(path)?;
     }
     let exists = path.try_exists().map_err(StoreError::io("look at", path))?;
+    if !exists && path.is_symlink() {
+        return Err(StoreError::io("follow the link", path)(std::io::ErrorKind::NotFound.into()));
+    }
     if exists && is_newer_on_disk(path).await {
         return Err(StoreError::Newer(path.to_owned()));
     }
@@ -122,9 +125,11 @@ fn log_bytes(path: &Path) -> u64 {
     std::fs::metadata(log).map_or(0, |log| log.len())
 }
 
-/// Returns the folder beside the database that holds lock files.
+/// Returns the folder beside the database that holds lock files: one and the same, whatever link
+/// leads to the file.
 pub(crate) fn lock_folder(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+    let real = path.canonicalize();
+    let mut name = real.as_deref().unwrap_or(path).as_os_str().to_owned();
     name.push("-locks");
     PathBuf::from(name)
 }
@@ -289,6 +294,8 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreEr
         // A statement of many rows keeps what it may have to undo in memory, not in `/var/tmp`.
         .pragma("temp_store", "MEMORY");
     let mut connection = options.connect().await?;
+    // A copy of a database may come without its log; the check below sees whether this took.
+    sqlx::query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
     let library: String =
         sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await?;
     if !is_safe_library(&library) {

@@ -240,7 +240,13 @@ impl<'a> Adding<'a> {
                     fresh.push((id, job));
                 }
                 Some(old) if old.digest == digest => self.added.skipped += 1,
-                Some(old) => self.differing(old.id, old.state, job, &mut replaced)?,
+                Some(old) => {
+                    let (id, task_id) = (old.id, job.task_id.clone());
+                    let takes_its_place = self.differing(id, old.state, job, &mut replaced)?;
+                    if takes_its_place {
+                        known.insert(task_id, Existing { id, state: JobState::Pending, digest });
+                    }
+                }
             }
         }
         if self.insert(connection, &fresh).await? != fresh.len() {
@@ -267,14 +273,15 @@ impl<'a> Adding<'a> {
         Ok(Err(fresh.into_iter().map(|(_, job)| job).collect()))
     }
 
-    /// Decides what becomes of `job`, whose name exists with other content.
+    /// Decides what becomes of `job`, whose name exists with other content; returns whether it
+    /// takes the old one's place.
     fn differing(
         &mut self,
         id: i64,
         state: JobState,
         job: NewJob,
         replaced: &mut Vec<(i64, NewJob)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         match self.options.on_conflict {
             OnConflict::Refuse => {
                 let batch = self.options.batch.clone();
@@ -285,6 +292,7 @@ impl<'a> Adding<'a> {
                 self.moved.add(JobState::Pending, 1);
                 self.added.replaced += 1;
                 replaced.push((id, job));
+                return Ok(true);
             }
             OnConflict::Replace => {
                 self.added.running.push(job.task_id);
@@ -292,7 +300,7 @@ impl<'a> Adding<'a> {
             }
             OnConflict::Skip => self.added.skipped += 1,
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn insert(

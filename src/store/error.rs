@@ -125,6 +125,11 @@ impl StoreError {
         move |source| StoreError::Io { action, path, source }
     }
 
+    /// Returns whether another connection holds the lock that was asked for.
+    pub(crate) fn is_lock(&self) -> bool {
+        matches!(self, Self::Database(error) if matches!(primary_code(error), Some(5 | 6)))
+    }
+
     /// Returns whether a later try can succeed without anybody's help in code: the disk is full,
     /// the file locked, a device failed for a moment.
     pub fn is_transient(&self) -> bool {
@@ -137,11 +142,6 @@ impl StoreError {
             _ => false,
         }
     }
-}
-
-/// Returns whether another connection holds the lock that was asked for.
-pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
-    matches!(primary_code(error), Some(5 | 6))
 }
 
 /// Returns whether the file is no SQLite database at all.

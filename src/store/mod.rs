@@ -74,7 +74,13 @@ impl Store {
         access: Access,
         patience: Duration,
     ) -> Result<Self, StoreError> {
-        connection::prepare(path, access).await?;
+        let mut waiting = writer::Waiting::new(path, patience);
+        while let Err(error) = connection::prepare(path, access).await {
+            if !error.is_lock() {
+                return Err(error);
+            }
+            waiting.again().await?;
+        }
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_lazy_with(connection::read_options(path));

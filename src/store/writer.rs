@@ -4,7 +4,7 @@
 //! write is an explicit `BEGIN IMMEDIATE` … `COMMIT`, and the connection is thrown away after any
 //! error: one whose COMMIT has failed may say yes to later ones and store nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -13,13 +13,16 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::store::connection::{self, BUSY_SLICE, Identity};
-use crate::store::error::{StoreError, is_busy};
+use crate::store::error::StoreError;
 
 /// Work that waits for the connection.
 type Command = Box<dyn for<'a> FnOnce(&'a mut Link) -> BoxFuture<'a, ()> + Send>;
 
 /// How long a caller waits for another process's lock unless told otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The least time between two tries for a lock.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// Callers that may wait at once.
 const QUEUE: usize = 64;
@@ -121,31 +124,57 @@ impl Link {
 
     /// Opens the transaction; another process's lock is waited for.
     async fn begin(&mut self) -> Result<SqliteConnection, StoreError> {
-        let started = Instant::now();
-        let mut told = Duration::ZERO;
+        let mut waiting = Waiting::new(&self.path, self.patience);
         loop {
             if Identity::of(&self.path) != self.identity {
                 return Err(StoreError::Replaced(self.path.clone()));
             }
-            let mut connection = match self.connection.take() {
-                Some(connection) => connection,
-                None => connection::open_writer(&self.path).await?,
-            };
-            match sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await {
-                Ok(_) => return Ok(connection),
-                Err(error) if is_busy(&error) => {
-                    let waited = started.elapsed();
-                    if waited + BUSY_SLICE / 2 >= self.patience {
-                        return Err(StoreError::Locked { path: self.path.clone(), waited });
-                    }
-                    if waited >= told * 2 {
-                        told = waited;
-                        let waited_s = waited.as_secs();
-                        tracing::warn!(waited_s, "another process holds the database; waiting");
-                    }
-                }
-                Err(error) => return Err(error.into()),
+            match self.try_begin().await {
+                Err(error) if error.is_lock() => waiting.again().await?,
+                begun => return begun,
             }
         }
+    }
+
+    async fn try_begin(&mut self) -> Result<SqliteConnection, StoreError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connection::open_writer(&self.path).await?,
+        };
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await?;
+        Ok(connection)
+    }
+}
+
+/// A wait for another process's lock.
+pub(crate) struct Waiting {
+    path: PathBuf,
+    patience: Duration,
+    started: Instant,
+    told: Duration,
+}
+
+impl Waiting {
+    pub(crate) fn new(path: &Path, patience: Duration) -> Self {
+        Self { path: path.to_owned(), patience, started: Instant::now(), told: Duration::ZERO }
+    }
+
+    /// Says whether to try once more, after a try that SQLite has mostly waited in.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] where the patience is at its end.
+    pub(crate) async fn again(&mut self) -> Result<(), StoreError> {
+        let waited = self.started.elapsed();
+        if waited + BUSY_SLICE / 2 >= self.patience {
+            return Err(StoreError::Locked { path: self.path.clone(), waited });
+        }
+        if waited >= self.told * 2 {
+            self.told = waited;
+            let waited_s = waited.as_secs();
+            tracing::warn!(waited_s, "another process holds the database; waiting");
+        }
+        // Some locks are refused at once.
+        tokio::time::sleep(RETRY).await;
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::domain::job::Transition;
-use crate::domain::outcome::{ErrorKind, Outcome};
+use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::pacing::OnExhausted;
 use crate::gemini::client::Client;
 use crate::store::{
@@ -302,6 +302,12 @@ impl<'a> Dispatcher<'a> {
 
     fn start(&mut self, claimed: crate::store::Claimed) {
         let started = Started::new(&claimed);
+        // The turn may have waited for its lock since before the stop.
+        if self.phase != Phase::Running {
+            let cut = started.ended(Outcome::Cut, Some("not started: the worker stops".to_owned()));
+            self.ended.push(Ended { paid: Paid::No, ..cut });
+            return;
+        }
         let Some(key) = self.keys.get(&claimed.key).cloned() else {
             self.ended.push(started.ended(Outcome::Cut, None));
             return;

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use serde_json::json;
+
 use crate::support::TestEnv;
 
 /// Returns the files of a folder, and of those in it, with what they hold.
@@ -161,4 +163,15 @@ fn a_full_disk_is_told_of_once_whatever_finds_it() {
         );
     }
     assert_eq!(env.status()["queue_size"], 2);
+}
+
+#[test]
+fn a_copy_without_its_log_is_worked_on() {
+    let env = TestEnv::new();
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    env.execute("PRAGMA journal_mode = DELETE");
+    env.prompts("more.jsonl", &["three", "four"]);
+    env.gq(&["enqueue", "more.jsonl"]).exits(0);
+    assert_eq!(env.status()["queue_size"], json!(4));
 }

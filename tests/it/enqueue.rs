@@ -313,3 +313,42 @@ fn a_large_call_is_refused_before_its_first_job_is_stored() {
     let stored = env.gq(&["enqueue", "new.jsonl", "--batch", "b"]).exits(0);
     assert_eq!(counts(&stored.json()), [63, 1, 0, 0]);
 }
+
+#[test]
+fn a_job_replaced_twice_in_one_call_is_replaced_once() {
+    let env = TestEnv::new();
+    env.prompts("old.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "old.jsonl", "--batch", "b"]).exits(0);
+    let line = json!({"prompt": "new", "task_id": "t1"}).to_string() + "\n";
+    env.write("new.jsonl", line.repeat(2));
+    let args = ["enqueue", "new.jsonl", "--batch", "b", "--on-conflict", "replace"];
+    assert_eq!(counts(&env.gq(&args).exits(0).json()), [0, 1, 1, 0]);
+    assert_eq!(env.status()["jobs"]["pending"], json!(2));
+}
+
+#[test]
+fn what_is_read_is_never_written_over() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    let lines = "{\"prompt\": \"one\"}\nbad\n";
+    env.write("in.jsonl", lines);
+    env.gq(&["enqueue", "in.jsonl", "--skip-invalid"]).exits(0);
+    let refused: [&[&str]; 4] = [
+        &["enqueue", "in.jsonl", "--skip-invalid", "--rejects", "./in.jsonl"],
+        &["enqueue", "in.jsonl", "--skip-invalid", "--rejects", "gq.db"],
+        &["run", "in.jsonl", "--skip-invalid", "-o", "in.jsonl"],
+        &["results", "-o", "gq.db"],
+    ];
+    for args in refused {
+        let ran = env.gq(args).exits(2);
+        assert!(ran.stderr.contains("would overwrite what is read"), "{args:?} {}", ran.stderr);
+    }
+    assert_eq!(fs::read_to_string(env.path("in.jsonl")).unwrap(), lines);
+    assert_eq!(env.status()["queue_size"], json!(1));
+    // What a call that could not begin would have written leaves the old file.
+    env.write("bad.jsonl", "old");
+    env.gq(&["enqueue", "none.jsonl", "--rejects", "bad.jsonl"]).exits(2);
+    assert_eq!(fs::read_to_string(env.path("bad.jsonl")).unwrap(), "old");
+    let ran = env.gq(&["run", "in.jsonl", "--skip-invalid", "-o", "none/out.jsonl"]).exits(1);
+    assert!(ran.stderr.contains("its folder is not there"), "{}", ran.stderr);
+    assert_eq!(env.calls(), 0);
+}

@@ -16,10 +16,20 @@ struct Held {
 
 impl Held {
     fn of(env: &TestEnv) -> Self {
+        Self::by(env, "SELECT 1")
+    }
+
+    /// Holds the lock that keeps readers out too.
+    fn whole(env: &TestEnv) -> Self {
+        Self::by(env, "PRAGMA locking_mode = EXCLUSIVE")
+    }
+
+    fn by(env: &TestEnv, first: &'static str) -> Self {
         let runtime = Runtime::new().unwrap();
         let options = SqliteConnectOptions::new().filename(env.path("gq.db"));
         let connection = runtime.block_on(async {
             let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::query(first).execute(&mut connection).await.unwrap();
             sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
             connection
         });
@@ -94,5 +104,37 @@ fn a_signal_ends_a_worker_that_has_nothing_to_record() {
         worker.wait().exits(0);
     }
     lock.release();
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
+}
+
+#[test]
+fn what_a_turn_claims_after_the_stop_is_not_called() {
+    let env = TestEnv::with_stand_in(&json!({"script": [{"first": 1, "hold": true}]}));
+    env.prompts("in.jsonl", &["one", "two", "three"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let worker = env.spawn(&["work", "--workers", "1"]);
+    wait_until("a call that is held", LIMIT, || env.mock().stats().held == 1);
+    let lock = Held::of(&env);
+    env.mock().release(None);
+    wait_until("the answer", LIMIT, || env.mock().stats().in_flight == 0);
+    stop(&worker);
+    lock.release();
+    worker.wait().exits(0);
+    assert_eq!(env.calls(), 1);
+    let jobs = env.status()["jobs"].clone();
+    assert_eq!([&jobs["succeeded"], &jobs["pending"]], [&json!(1), &json!(2)]);
+    assert_eq!(env.count("SELECT sum(deaths) FROM jobs"), 0);
+}
+
+#[test]
+fn a_lock_that_keeps_readers_out_is_waited_for_at_the_start() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let lock = Held::whole(&env);
+    let worker = env.spawn(&["work", "--drain"]);
+    wait_until("a word about the lock", LIMIT, || worker.stderr().contains("waiting"));
+    lock.release();
+    worker.wait().exits(0);
     assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
 }

@@ -185,3 +185,23 @@ fn a_drain_that_a_signal_cuts_short_tells_which() {
     }
     assert_eq!(env.status()["jobs"]["pending"], json!(2));
 }
+
+#[test]
+fn workers_that_come_by_different_links_know_each_other() {
+    let env = TestEnv::with_stand_in(&json!({"script": [{"first": 2, "hold": true}]}));
+    enqueue(&env, &["one", "two", "three"]);
+    std::os::unix::fs::symlink("gq.db", env.path("link.db")).unwrap();
+    let first = env.spawn(&["--db", "link.db", "work", "--workers", "2"]);
+    held(&env, 2);
+    let second = env.spawn(&["work"]);
+    wait_until("the other job", LIMIT, || env.status()["jobs"]["succeeded"] == json!(1));
+    assert_eq!(env.status()["workers"].as_array().unwrap().len(), 2);
+    env.mock().release(None);
+    wait_until("the end of all jobs", LIMIT, || env.status()["jobs"]["succeeded"] == json!(3));
+    for worker in [first, second] {
+        worker.signal(Signal::TERM);
+        worker.wait().exits(0);
+    }
+    assert_eq!(env.calls(), 3);
+    assert_eq!(env.count("SELECT sum(deaths) FROM jobs"), 0);
+}

@@ -1,5 +1,7 @@
 //! Which signal ends which command, and with what exit code.
 
+use std::process::{Command, Stdio};
+
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -112,4 +114,41 @@ fn waiting_that_a_signal_cuts_short_tells_which() {
         assert_eq!(waiting.wait().exits(code).stdout, "");
     }
     assert_eq!(env.status()["jobs"]["pending"], json!(2));
+}
+
+#[test]
+fn a_signal_ends_the_printing_to_a_reader_that_does_not_read() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    let prompts: Vec<String> = (1..=300).map(|number| format!("prompt {number}")).collect();
+    env.prompts("in.jsonl", &prompts);
+    env.gq(&["run", "in.jsonl", "-o", "out.jsonl"]).exits(0);
+    for args in [&["run", "in.jsonl"][..], &["results", "--wait"]] {
+        let mut child = env.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        // More is printed than a pipe holds.
+        wait_until("a pipe that fills", LIMIT, || {
+            let stdout = child.stdout.as_ref().unwrap();
+            rustix::io::ioctl_fionread(stdout).is_ok_and(|waiting| waiting >= 32_768)
+        });
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        wait_until("its end", LIMIT, || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(143), "{args:?}");
+    }
+}
+
+#[test]
+fn a_hang_up_that_was_ignored_from_the_start_stays_ignored() {
+    let env = TestEnv::with_stand_in(&json!({"script": [{"hold": true}]}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let plain = env.command(&["work", "--drain"]);
+    let mut command = Command::new("nohup");
+    command.arg(plain.get_program()).args(plain.get_args()).current_dir(env.folder()).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let worker = env.start(command);
+    wait_until("both calls", LIMIT, || env.mock().stats().held == 2);
+    worker.signal(Signal::HUP);
+    env.mock().release(None);
+    worker.wait().exits(0);
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
 }

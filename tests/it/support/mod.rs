@@ -240,7 +240,8 @@ impl TestEnv {
         self.start(self.command_within(bytes, args))
     }
 
-    fn start(&self, mut command: Command) -> Running {
+    /// Starts a command beside the test.
+    pub(crate) fn start(&self, mut command: Command) -> Running {
         let number = self.processes.fetch_add(1, Ordering::Relaxed);
         let stdout = self.path(&format!("process-{number}.out"));
         let stderr = self.path(&format!("process-{number}.err"));
@@ -253,7 +254,8 @@ impl TestEnv {
         Running { child, stdout, stderr }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// Returns the command that runs `gq`.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gq"));
         command.args(args);
         self.isolate(command)
