@@ -246,7 +246,7 @@ fn next_chunk(
     while chunk.len() < CHUNK_JOBS && bytes < CHUNK_BYTES {
         let Some(job) = jobs.next() else { break };
         let job = job?;
-        bytes += job.request.len() + job.metadata.as_ref().map_or(0, String::len);
+        bytes += job.size();
         chunk.push(job);
     }
     Ok(chunk)

@@ -68,6 +68,9 @@ pub(crate) fn pacing(args: &PacingArgs, environment: &Environment) -> Result<Pac
             "GQ_REQUEST_TIMEOUT",
             defaults.request_timeout,
         )?,
+        inline_limit: from
+            .pick(args.inline_limit, "GQ_INLINE_LIMIT", config::size)?
+            .unwrap_or(defaults.inline_limit),
         max_requests: from.pick(args.max_requests, "GQ_MAX_REQUESTS", number)?,
         max_tokens: from.pick(args.max_tokens, "GQ_MAX_TOKENS", number)?,
         max_cost: from.pick(args.max_cost, "GQ_MAX_COST", config::money)?,

@@ -194,6 +194,7 @@ fn worker_options(
         grace: options.grace,
         on_exhausted: pacing.on_exhausted,
         reject_truncated: options.reject_truncated,
+        inline_limit: pacing.inline_limit,
         keys,
     }
 }

@@ -7,11 +7,14 @@ use sha2::{Digest, Sha256};
 use super::canonical;
 use super::time::Timestamp;
 use fields::{Field, Fields};
+use request::Built;
 
 mod fields;
+mod media;
 mod request;
 mod settings;
 
+pub use media::{FoundFile, Look, MediaSource, NewMedia};
 pub use settings::model_name;
 
 /// What a line gets that does not say otherwise.
@@ -44,10 +47,23 @@ pub struct NewJob {
     pub not_before: Option<Timestamp>,
     /// The `GenerateContentRequest` as JSON text exactly as it will be sent.
     pub request: String,
+    /// Media that go into the request when it is sent, in the order of their places.
+    pub media: Vec<NewMedia>,
     /// The metadata as JSON text exactly as it was given.
     pub metadata: Option<String>,
     /// A hash of request, metadata and settings as JSON values: equal content has an equal digest.
     pub digest: [u8; 16],
+}
+
+impl NewJob {
+    /// Returns about how many bytes it holds.
+    pub fn size(&self) -> usize {
+        let media = self.media.iter().map(|media| match &media.source {
+            MediaSource::File { path, .. } => path.len(),
+            MediaSource::Bytes(bytes) => bytes.len(),
+        });
+        self.request.len() + self.metadata.as_ref().map_or(0, String::len) + media.sum::<usize>()
+    }
 }
 
 /// The fields that may stand beside `request`.
@@ -65,7 +81,12 @@ const BESIDE_REQUEST: [Field; 8] = [
 /// Reads one line; `None` where it is blank.
 ///
 /// An error is the reason for people, without the line's number.
-pub fn parse_line(text: &str, line: u64, defaults: &Defaults) -> Result<Option<NewJob>, String> {
+pub fn parse_line(
+    text: &str,
+    line: u64,
+    defaults: &Defaults,
+    look: Look<'_>,
+) -> Result<Option<NewJob>, String> {
     if text.trim().is_empty() {
         return Ok(None);
     }
@@ -74,7 +95,7 @@ pub fn parse_line(text: &str, line: u64, defaults: &Defaults) -> Result<Option<N
     if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
         return Err("`metadata` must be an object".to_owned());
     }
-    let (request, requested_model) = request_of(&fields)?;
+    let (request, requested_model) = request_of(&fields, look)?;
     let mut job = NewJob {
         task_id: settings::task_id(&fields, metadata, line)?,
         line,
@@ -82,31 +103,35 @@ pub fn parse_line(text: &str, line: u64, defaults: &Defaults) -> Result<Option<N
         priority: settings::priority(&fields, defaults)?,
         max_attempts: settings::max_attempts(&fields, defaults)?,
         not_before: settings::not_before(&fields, defaults)?,
-        request,
+        request: request.text,
+        media: request.media,
         metadata: metadata.map(str::to_owned),
         digest: [0; 16],
     };
-    job.digest = digest(&job)?;
+    job.digest = digest(&job, &request.identity)?;
     Ok(Some(job))
 }
 
-/// Returns the text to send, and the model that it names.
-fn request_of(fields: &Fields<'_>) -> Result<(String, Option<String>), String> {
+/// Returns the request to send, and the model that it names.
+fn request_of(fields: &Fields<'_>, look: Look<'_>) -> Result<(Built, Option<String>), String> {
     let Some(text) = fields.get(Field::Request) else {
         if fields.get(Field::Key).is_some() {
             return Err("`key` belongs to a line with a `request`; use `task_id`".to_owned());
         }
         settings::stream(fields)?;
-        return Ok((request::from_prompt(fields)?, None));
+        return Ok((request::from_prompt(fields, look)?, None));
     };
-    if let Some(field) = fields.given().find(|field| !BESIDE_REQUEST.contains(field)) {
-        return Err(format!("`{}` cannot stand beside `request`", field.name()));
+    let mut beside = fields.given().filter(|field| !BESIDE_REQUEST.contains(field));
+    let beside = beside.next().map(|field| field.name().to_owned()).or_else(|| fields.any_media());
+    if let Some(name) = beside {
+        return Err(format!("`{name}` cannot stand beside `request`"));
     }
     let model = request::check_batch(text)?;
-    Ok((text.to_owned(), model))
+    let built = Built { text: text.to_owned(), media: Vec::new(), identity: String::new() };
+    Ok((built, model))
 }
 
-fn digest(job: &NewJob) -> Result<[u8; 16], String> {
+fn digest(job: &NewJob, media: &str) -> Result<[u8; 16], String> {
     let metadata = job.metadata.as_deref();
     let capacity = job.request.len() + metadata.map_or(0, str::len) + 80;
     let mut content = String::with_capacity(capacity);
@@ -124,6 +149,7 @@ fn digest(job: &NewJob) -> Result<[u8; 16], String> {
         content.push('\0');
         content.push_str(setting);
     }
+    content.push_str(media);
     let hash = Sha256::digest(content.as_bytes());
     let mut digest = [0; 16];
     digest.copy_from_slice(&hash[..16]);

@@ -3,8 +3,10 @@
 pub mod canonical;
 pub mod input;
 pub mod job;
+pub mod media_type;
 pub mod outcome;
 pub mod pacing;
+pub mod parts;
 pub mod plan;
 pub mod price;
 pub mod retry;

@@ -88,6 +88,8 @@ pub struct Pacing {
     pub on_exhausted: OnExhausted,
     /// The longest that one call may take.
     pub request_timeout: Duration,
+    /// The most bytes that a request may have with its media in it.
+    pub inline_limit: u64,
     /// Calls that may be made for the jobs in scope.
     pub max_requests: Option<u64>,
     /// Tokens that the jobs in scope may use.
@@ -114,6 +116,7 @@ impl Pacing {
             max_exhausted_retries: 3,
             on_exhausted: OnExhausted::Wait,
             request_timeout: Duration::from_mins(10),
+            inline_limit: 20_000_000,
             max_requests: None,
             max_tokens: None,
             max_cost: None,

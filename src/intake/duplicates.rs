@@ -152,6 +152,7 @@ mod tests {
             max_attempts: 1,
             not_before: None,
             request: String::new(),
+            media: Vec::new(),
             metadata: None,
             digest: [content; 16],
         };

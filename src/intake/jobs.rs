@@ -6,7 +6,7 @@ use std::vec;
 use super::chunks::Chunk;
 use super::duplicates::ConflictLines;
 use super::source::Label;
-use super::{Bad, Defaults, IntakeError, NewJob, Pipeline, Seen, read_line};
+use super::{Bad, IntakeError, NewJob, Pipeline, Reading, Seen};
 
 /// The jobs and refusals of one chunk in the lines' order.
 pub(super) struct Parsed {
@@ -15,10 +15,10 @@ pub(super) struct Parsed {
 }
 
 /// Reads the jobs of one chunk.
-pub(super) fn read(chunk: &Chunk, defaults: &Defaults) -> Parsed {
+pub(super) fn read(chunk: &Chunk, reading: &Reading) -> Parsed {
     let lines = chunk
         .lines()
-        .filter_map(|(number, line)| match read_line(&line, number, defaults) {
+        .filter_map(|(number, line)| match reading.line(&line, number) {
             Ok(job) => job.map(Ok),
             Err(reason) => Some(Err(Bad { line: number, reason, text: String::new() })),
         })

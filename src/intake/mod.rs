@@ -4,6 +4,7 @@
 //! input. Knows what a line means only through `domain::input`; stores and prints nothing.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use crate::domain::input::{Defaults, NewJob, parse_line};
@@ -12,6 +13,7 @@ mod chunks;
 mod duplicates;
 mod error;
 mod jobs;
+mod media;
 mod pipeline;
 mod rejects;
 mod source;
@@ -64,6 +66,20 @@ struct Scan {
     lines: Range<u64>,
     /// The source's number among the refusals.
     source: usize,
+}
+
+/// How the lines of one source are read.
+struct Reading {
+    defaults: Defaults,
+    /// Where the paths in the lines start from.
+    folder: PathBuf,
+}
+
+impl Reading {
+    fn line(&self, line: &Line<'_>, number: u64) -> Result<Option<NewJob>, String> {
+        let look = |kind, path: &str| media::look(&self.folder, kind, path);
+        parse_line(line.read()?, number, &self.defaults, &look)
+    }
 }
 
 /// What is found in one chunk of lines.
@@ -151,6 +167,10 @@ impl Intake {
         Ok(all)
     }
 
+    fn reading(&self, defaults: &Defaults) -> Reading {
+        Reading { defaults: defaults.clone(), folder: self.input.folder.clone() }
+    }
+
     /// Reads all lines once; the jobs' task ids go to `duplicates`.
     fn scan(
         &self,
@@ -160,11 +180,11 @@ impl Intake {
         duplicates: &mut Duplicates,
     ) -> Result<Scan, IntakeError> {
         let source = rejects.begin(self.name());
-        let defaults = defaults.clone();
+        let reading = self.reading(defaults);
         let chunks = Chunks::new(self.input.reader()?);
         let mut checked = Checked::default();
         let mut hashes = Vec::new();
-        for findings in Pipeline::start(chunks, move |chunk| inspect(&chunk, &defaults, before)) {
+        for findings in Pipeline::start(chunks, move |chunk| inspect(&chunk, &reading, before)) {
             let findings = findings.map_err(|error| self.input.label.error(error))?;
             hashes.push(findings.hash);
             checked.bytes += findings.bytes;
@@ -187,9 +207,9 @@ impl Intake {
     pub fn jobs(&self, defaults: &Defaults, skip_invalid: bool) -> Result<Jobs, IntakeError> {
         let label = &self.input.label;
         let seen = self.seen.get().ok_or_else(|| label.unchecked())?;
-        let defaults = defaults.clone();
+        let reading = self.reading(defaults);
         let chunks = Chunks::new(self.input.reader()?);
-        let pipeline = Pipeline::start(chunks, move |chunk| jobs::read(&chunk, &defaults));
+        let pipeline = Pipeline::start(chunks, move |chunk| jobs::read(&chunk, &reading));
         Jobs::new(label.clone(), pipeline, seen, skip_invalid)
     }
 
@@ -225,7 +245,7 @@ impl Intake {
     }
 }
 
-fn inspect(chunk: &Chunk, defaults: &Defaults, before: u64) -> Findings {
+fn inspect(chunk: &Chunk, reading: &Reading, before: u64) -> Findings {
     let mut findings = Findings {
         hash: chunk.hash(),
         bytes: chunk.size(),
@@ -235,7 +255,7 @@ fn inspect(chunk: &Chunk, defaults: &Defaults, before: u64) -> Findings {
     };
     for (number, line) in chunk.lines() {
         findings.lines += 1;
-        match read_line(&line, number, defaults) {
+        match reading.line(&line, number) {
             Ok(None) => {}
             Ok(Some(job)) => findings.records.push(Record::of(&job, before)),
             Err(reason) => {
@@ -244,10 +264,6 @@ fn inspect(chunk: &Chunk, defaults: &Defaults, before: u64) -> Findings {
         }
     }
     findings
-}
-
-fn read_line(line: &Line<'_>, number: u64, defaults: &Defaults) -> Result<Option<NewJob>, String> {
-    parse_line(line.read()?, number, defaults)
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ pub(super) struct Input {
     pub(super) label: Label,
     /// Both passes stop here, so that a file that is still appended to does no harm.
     pub(super) length: u64,
+    /// Where the paths in its lines start from.
+    pub(super) folder: PathBuf,
     place: Place,
 }
 
@@ -72,7 +74,9 @@ enum Place {
 impl Input {
     pub(super) fn open(source: &Source) -> Result<Self, IntakeError> {
         match source {
-            Source::Stdin => Self::spool("standard input".to_owned(), io::stdin().lock()),
+            Source::Stdin => {
+                Self::spool("standard input".to_owned(), PathBuf::new(), io::stdin().lock())
+            }
             Source::Path(path) => Self::open_path(path),
         }
     }
@@ -80,10 +84,11 @@ impl Input {
     fn open_path(path: &Path) -> Result<Self, IntakeError> {
         let name = path.display().to_string();
         let failed = |source| IntakeError::Io { name: name.clone(), source };
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         if kind.is_fifo() {
             let pipe = File::open(path).map_err(failed)?;
-            return Self::spool(name, pipe);
+            return Self::spool(name, folder, pipe);
         }
         if !kind.is_file() {
             return Err(IntakeError::NotAFile { name });
@@ -91,10 +96,11 @@ impl Input {
         let file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         let compressed = is_gzip(&file).map_err(failed)?;
-        Ok(Self { label: Label { name, compressed }, length, place: Place::Path(path.to_owned()) })
+        let place = Place::Path(path.to_owned());
+        Ok(Self { label: Label { name, compressed }, length, folder, place })
     }
 
-    fn spool(name: String, mut from: impl Read) -> Result<Self, IntakeError> {
+    fn spool(name: String, folder: PathBuf, mut from: impl Read) -> Result<Self, IntakeError> {
         let mut file = tempfile::tempfile().map_err(IntakeError::Temporary)?;
         let mut block = vec![0; 1 << 16];
         loop {
@@ -108,7 +114,8 @@ impl Input {
         }
         let length = file.stream_position().map_err(IntakeError::Temporary)?;
         let compressed = is_gzip(&file).map_err(IntakeError::Temporary)?;
-        Ok(Self { label: Label { name, compressed }, length, place: Place::Spool(file) })
+        let place = Place::Spool(file);
+        Ok(Self { label: Label { name, compressed }, length, folder, place })
     }
 
     /// Returns a reader of the decompressed bytes, from their start.

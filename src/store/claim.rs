@@ -11,7 +11,7 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
 use crate::store::keys::{self, KeyRow};
 use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, UsedUp, WorkerId};
-use crate::store::{StoreError, bulk, settle};
+use crate::store::{StoreError, bulk, media, settle};
 
 /// Claims up to `capacity` jobs, and tells in `report` what it saw.
 pub(super) async fn claim(
@@ -387,7 +387,7 @@ async fn write(
         let moved = Counts { pending: -number, running: number, ..Counts::default() };
         settle::move_counters(connection, batch, &moved).await?;
     }
-    Ok(claimed
+    let mut claimed: Vec<Claimed> = claimed
         .into_iter()
         .map(|(job, claim, key, model, _, model_name, task_id, request)| Claimed {
             job,
@@ -397,6 +397,9 @@ async fn write(
             model_name,
             task_id,
             request,
+            media: Vec::new(),
         })
-        .collect())
+        .collect();
+    media::attach(connection, &mut claimed).await?;
+    Ok(claimed)
 }

@@ -90,6 +90,7 @@ fn job(number: u64, text: &str) -> NewJob {
         max_attempts: 2,
         not_before: None,
         request: format!("{{\"contents\":[\"{text}\"]}}"),
+        media: Vec::new(),
         metadata: None,
         digest: [text.as_bytes()[0]; 16],
     }

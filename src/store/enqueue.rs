@@ -9,7 +9,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::bulk::Insert;
 use crate::store::error::StoreError;
-use crate::store::{Store, bulk, settle};
+use crate::store::{Store, bulk, media, settle};
 
 /// What to do with a job that exists with other content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +159,7 @@ where
         while chunk.len() < CHUNK_ROWS && bytes < (8 << 20) {
             let Some(job) = jobs.next() else { break };
             let job = job?;
-            bytes += job.request.len();
+            bytes += job.size();
             chunk.push(job);
         }
         if chunk.is_empty() {
@@ -347,6 +347,7 @@ impl<'a> Adding<'a> {
                 "DELETE FROM answers WHERE job_id = ?1",
                 "DELETE FROM attempts WHERE job_id = ?1",
                 "DELETE FROM inputs WHERE job_id = ?1",
+                "DELETE FROM media WHERE job_id = ?1",
             ] {
                 sqlx::query(statement).bind(id).execute(&mut *connection).await?;
             }
@@ -407,7 +408,7 @@ async fn insert_inputs(
             row.add(*id).add(hex(&job.digest)).add(job.metadata.as_deref()).add(&job.request);
         })
         .await?;
-    Ok(())
+    media::insert(connection, jobs).await
 }
 
 async fn existing(

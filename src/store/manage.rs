@@ -8,7 +8,7 @@ use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::settle::move_counters;
-use crate::store::{Store, StoreError, bulk};
+use crate::store::{Store, StoreError, bulk, media};
 
 /// Which jobs a person means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -196,6 +196,7 @@ async fn prune_chunk(
         .bind(bulk::json(&ids)?)
         .execute(&mut *connection)
         .await?;
+    media::sweep(connection).await?;
     let mut moved: BTreeMap<i64, Counts> = BTreeMap::new();
     for (_, batch, state) in &jobs {
         moved.entry(*batch).or_default().add(state.parse().map_err(StoreError::Value)?, -1);

@@ -16,6 +16,7 @@ mod keys;
 mod lease;
 mod liveness;
 mod manage;
+mod media;
 mod read;
 mod settle;
 mod status;
@@ -33,6 +34,7 @@ pub use error::StoreError;
 pub use keys::{FoundKey, KeyRow, Switch};
 pub use liveness::Registration;
 pub use manage::Selection;
+pub use media::{ClaimedMedia, ClaimedSource};
 pub use read::{Page, ResultFilter};
 pub use turn::{
     Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,

@@ -11,6 +11,7 @@ use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
+use crate::store::media::ClaimedMedia;
 use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle};
 
 /// A registered worker process.
@@ -154,6 +155,8 @@ pub struct Claimed {
     pub task_id: String,
     /// The body of the call.
     pub request: String,
+    /// What goes into the body before it is sent, in the order of its places.
+    pub media: Vec<ClaimedMedia>,
 }
 
 /// What a turn did and saw.

@@ -4,7 +4,8 @@ use crate::clock;
 use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
 use crate::domain::price;
 use crate::gemini::client::{ApiKey, Client};
-use crate::store::{Claimed, Ended};
+use crate::store::{Claimed, Ended, Store};
+use crate::worker::media;
 
 /// A key that a worker may use.
 #[derive(Debug, Clone)]
@@ -65,18 +66,33 @@ impl Started {
     }
 }
 
+/// What a worker asks of each call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) reject_truncated: bool,
+    pub(super) inline_limit: u64,
+}
+
 /// Makes the call.
 pub(super) async fn run(
     started: Started,
-    request: String,
+    claimed: Claimed,
     key: WorkerKey,
     client: Client,
-    reject_truncated: bool,
+    store: Store,
+    rules: Rules,
 ) -> Ended {
+    let request = match media::request(&store, claimed, rules.inline_limit).await {
+        Ok(request) => request,
+        Err(reason) => {
+            let ended = started.ended(Outcome::Failed(ErrorKind::Media), Some(reason));
+            return Ended { paid: Paid::No, ..ended };
+        }
+    };
     let call = client.generate(&key.secret, &started.model_name, request).await;
     let truncated = call.finish_reason.as_deref() == Some("MAX_TOKENS");
     let (outcome, message) = match call.outcome {
-        Outcome::Answered if reject_truncated && truncated => (
+        Outcome::Answered if rules.reject_truncated && truncated => (
             Outcome::Failed(ErrorKind::Truncated),
             Some("the output limit cut the text".to_owned()),
         ),

@@ -16,7 +16,7 @@ use crate::gemini::client::Client;
 use crate::store::{
     CallStart, Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId,
 };
-use crate::worker::attempt::{self, Started, WorkerKey};
+use crate::worker::attempt::{self, Rules, Started, WorkerKey};
 use crate::worker::event::{Event, Events};
 use crate::worker::{Finish, Phase, WorkerOptions};
 
@@ -314,10 +314,14 @@ impl<'a> Dispatcher<'a> {
         };
         let call = attempt::run(
             started.clone(),
-            claimed.request,
+            claimed,
             key,
             self.client.clone(),
-            self.options.reject_truncated,
+            self.store.clone(),
+            Rules {
+                reject_truncated: self.options.reject_truncated,
+                inline_limit: self.options.inline_limit,
+            },
         );
         let abort = self.tasks.spawn(call);
         self.in_flight.insert(abort.id(), (started, abort));

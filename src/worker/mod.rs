@@ -6,6 +6,7 @@
 mod attempt;
 mod dispatcher;
 mod event;
+mod media;
 
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct WorkerOptions {
     pub on_exhausted: OnExhausted,
     /// Whether text cut by the output limit is a failure.
     pub reject_truncated: bool,
+    /// How many bytes a request with its media may have.
+    pub inline_limit: u64,
     /// The keys.
     pub keys: Vec<WorkerKey>,
 }

@@ -11,6 +11,7 @@ mod help;
 mod large;
 mod layering;
 mod locked;
+mod media;
 mod pacing;
 mod recovery;
 mod results;

@@ -49,6 +49,9 @@ pub(crate) struct PacingArgs {
     /// USD that the jobs in scope may ever cost; then exit with code 7 [default: no limit]
     #[arg(long, value_name = "USD", value_parser = config::money)]
     pub(crate) max_cost: Option<i64>,
+    /// Largest request with its media in it [default: 20MB]
+    #[arg(long, value_name = "SIZE", value_parser = config::size)]
+    pub(crate) inline_limit: Option<u64>,
     /// A job whose process died in its call: `retry` it, or `fail` it [default: retry]
     #[arg(long, value_name = "HOW")]
     pub(crate) on_unknown: Option<OnUnknown>,
@@ -58,6 +61,4 @@ pub(crate) struct PacingArgs {
     pub(crate) tpm: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) rpd: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) inline_limit: Option<String>,
 }

@@ -54,14 +54,9 @@ fn results(options: &ResultsOptions) -> Option<&'static str> {
 }
 
 fn pacing(args: &PacingArgs) -> Option<&'static str> {
-    [
-        (&args.rpm, "--rpm"),
-        (&args.tpm, "--tpm"),
-        (&args.rpd, "--rpd"),
-        (&args.inline_limit, "--inline-limit"),
-    ]
-    .into_iter()
-    .find_map(|(value, name)| value.is_some().then_some(name))
+    [(&args.rpm, "--rpm"), (&args.tpm, "--tpm"), (&args.rpd, "--rpd")]
+        .into_iter()
+        .find_map(|(value, name)| value.is_some().then_some(name))
 }
 
 #[cfg(test)]
@@ -84,7 +79,6 @@ mod tests {
             ("gq work --rpm 5", "--rpm"),
             ("gq work --tpm m=5", "--tpm"),
             ("gq run a.jsonl --rpd 5", "--rpd"),
-            ("gq run a.jsonl --inline-limit 5MB", "--inline-limit"),
         ] {
             let wanted = format!("`{name}` is not supported by this version yet");
             assert_eq!(message(line), Some(wanted), "{line}");

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::domain::parts::Kind;
 use crate::domain::{canonical, schema};
 
 /// The members of one JSON object in their order: names, and values as text.
@@ -81,8 +82,30 @@ const FIELDS: [(&str, Field); 18] = [
     ("request", Field::Request),
 ];
 
-const MEDIA_KINDS: [&str; 4] = ["audio_", "video_", "image_", "file_"];
-const MEDIA_PARTS: [&str; 5] = ["path", "bytes", "url", "mime_type", "metadata"];
+/// What a field of a kind of media says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MediaField {
+    Path,
+    Bytes,
+    Url,
+    MimeType,
+    Metadata,
+}
+
+const MEDIA_FIELDS: [(&str, MediaField); 5] = [
+    ("path", MediaField::Path),
+    ("bytes", MediaField::Bytes),
+    ("url", MediaField::Url),
+    ("mime_type", MediaField::MimeType),
+    ("metadata", MediaField::Metadata),
+];
+
+impl MediaField {
+    /// Returns the name behind that of the kind.
+    pub(super) fn name(self) -> &'static str {
+        MEDIA_FIELDS.iter().find(|(_, field)| *field == self).map_or("", |(name, _)| name)
+    }
+}
 
 impl Field {
     /// Returns the name in `snake_case`.
@@ -99,6 +122,7 @@ impl Field {
 #[derive(Default)]
 pub(super) struct Fields<'a> {
     values: [Option<&'a str>; FIELDS.len()],
+    media: Vec<(Kind, MediaField, &'a str)>,
 }
 
 impl<'a> Fields<'a> {
@@ -130,19 +154,27 @@ impl<'a> Fields<'a> {
 
     fn add(&mut self, name: &str, value: &'a str) -> Result<(), String> {
         let snake = schema_name(name);
-        let Some(field) = Field::named(&snake) else {
-            if !is_media(&snake) {
-                return Err(unknown(name));
-            }
-            return match value {
-                "null" => Ok(()),
-                _ => Err(format!("`{name}`: media is not supported by this version yet")),
-            };
+        let is_new = if let Some(field) = Field::named(&snake) {
+            self.values[field as usize].replace(value).is_none()
+        } else {
+            let (kind, field) = media_field(&snake).ok_or_else(|| unknown(name))?;
+            let is_new = self.media(kind, field).is_none();
+            self.media.push((kind, field, value));
+            is_new
         };
-        match self.values[field as usize].replace(value) {
-            None => Ok(()),
-            Some(_) => Err(format!("`{snake}` is given twice")),
-        }
+        if is_new { Ok(()) } else { Err(format!("`{snake}` is given twice")) }
+    }
+
+    /// Returns what a field of media says, as JSON text; it may be `null`.
+    pub(super) fn media(&self, kind: Kind, field: MediaField) -> Option<&'a str> {
+        let wanted = |given: &&(Kind, MediaField, &str)| given.0 == kind && given.1 == field;
+        self.media.iter().find(wanted).map(|given| given.2)
+    }
+
+    /// Returns the name of a field of media that has a value, if one has.
+    pub(super) fn any_media(&self) -> Option<String> {
+        let (kind, field, _) = self.media.iter().find(|given| given.2 != "null")?;
+        Some(format!("{}_{}", kind.name(), field.name()))
     }
 }
 
@@ -154,17 +186,22 @@ fn schema_name(name: &str) -> Cow<'_, str> {
     }
 }
 
-fn is_media(name: &str) -> bool {
-    MEDIA_KINDS
-        .iter()
-        .filter_map(|kind| name.strip_prefix(kind))
-        .any(|part| MEDIA_PARTS.contains(&part))
+fn media_field(name: &str) -> Option<(Kind, MediaField)> {
+    Kind::ALL.into_iter().find_map(|kind| {
+        let rest = name.strip_prefix(kind.name())?.strip_prefix('_')?;
+        let (_, field) = MEDIA_FIELDS.iter().find(|(known, _)| *known == rest)?;
+        Some((kind, *field))
+    })
 }
 
 fn unknown(name: &str) -> String {
     let shown = shorten(name);
-    let known = FIELDS.iter().map(|(known, _)| *known);
-    match schema::nearest(name, known) {
+    let media = Kind::ALL
+        .into_iter()
+        .flat_map(|kind| MEDIA_FIELDS.map(|(field, _)| format!("{}_{field}", kind.name())));
+    let known: Vec<String> =
+        FIELDS.iter().map(|(known, _)| (*known).to_owned()).chain(media).collect();
+    match schema::nearest(name, known.iter().map(String::as_str)) {
         Some(nearest) => format!("unknown field `{shown}`; did you mean `{nearest}`?"),
         None => format!("unknown field `{shown}`"),
     }

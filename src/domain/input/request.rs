@@ -8,11 +8,12 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::fields::{Field, Fields, Members, shorten, string};
+use super::media::{Look, Media, NewMedia};
 use crate::domain::canonical;
+use crate::domain::parts::{self, Part};
 use crate::domain::schema::{self, Kind, Message, Problem, Violation};
 
 const REQUEST: &str = "GenerateContentRequest";
-const KINDS: [&str; 4] = ["audio", "video", "image", "file"];
 /// How many violations one reason tells.
 const TOLD: usize = 3;
 
@@ -28,13 +29,26 @@ const PASSED_ON: [(Field, &str); 8] = [
     (Field::Labels, "labels"),
 ];
 
-/// Returns the request of a line that has a prompt.
-pub(super) fn from_prompt(fields: &Fields<'_>) -> Result<String, String> {
-    let prompt = prompt(fields.get(Field::Prompt).unwrap_or("\"\""))?;
-    let mut out = String::with_capacity(prompt.len() + 64);
-    out.push_str(r#"{"contents":[{"role":"user","parts":[{"text":"#);
-    out.push_str(&prompt);
-    out.push_str("}]}]");
+/// The request of a line, and what goes into it when it is sent.
+pub(super) struct Built {
+    pub(super) text: String,
+    pub(super) media: Vec<NewMedia>,
+    /// What of the media makes it other content; empty without media.
+    pub(super) identity: String,
+}
+
+/// Returns the request of a line that has a prompt, media, or both.
+pub(super) fn from_prompt(fields: &Fields<'_>, look: Look<'_>) -> Result<Built, String> {
+    let value = fields.get(Field::Prompt).unwrap_or("\"\"");
+    let prompt = string(value)
+        .map_err(|reason| format!("`prompt`: {reason}"))?
+        .ok_or_else(|| "`prompt` must be text".to_owned())?;
+    let media = Media::read(fields, look)?;
+    let mut out = String::with_capacity(value.len() + 64);
+    let mut later = Vec::new();
+    out.push_str(r#"{"contents":[{"role":"user","parts":["#);
+    write_parts(&prompt, value, &media, &mut out, &mut later)?;
+    out.push_str("]}]");
     let passed_on = passed_on(fields);
     check(&passed_on, "")?;
     for (name, text) in &passed_on {
@@ -46,49 +60,48 @@ pub(super) fn from_prompt(fields: &Fields<'_>) -> Result<String, String> {
         }
     }
     out.push('}');
-    Ok(out)
+    Ok(Built { text: out, media: later, identity: media.identity() })
 }
 
-/// Returns the prompt as JSON text with its tokens settled.
-fn prompt(value: &str) -> Result<Cow<'_, str>, String> {
-    let text = string(value)
-        .map_err(|reason| format!("`prompt`: {reason}"))?
-        .ok_or_else(|| "`prompt` must be text".to_owned())?;
-    if text.trim().is_empty() {
+/// Writes the parts of a prompt; `value` is its JSON text.
+fn write_parts(
+    prompt: &str,
+    value: &str,
+    media: &Media,
+    out: &mut String,
+    later: &mut Vec<NewMedia>,
+) -> Result<(), String> {
+    let parts = parts::arrange(prompt, &media.counts())?;
+    if parts.is_empty() {
         return Err("nothing to send: `prompt` is empty".to_owned());
     }
-    match settle_tokens(&text)? {
-        Cow::Borrowed(_) => Ok(value.into()),
-        Cow::Owned(plain) => {
-            serde_json::to_string(&plain).map(Cow::Owned).map_err(|error| canonical::reason(&error))
+    for (index, part) in parts.iter().enumerate() {
+        separate(index, out);
+        match part {
+            Part::Media(kind, index) => media.write(*kind, *index, out, later),
+            Part::Text(text) => {
+                out.push_str(r#"{"text":"#);
+                // Text that is the prompt as it stands keeps its spelling.
+                if text == prompt {
+                    out.push_str(value);
+                } else {
+                    out.push_str(&Value::from(text.as_str()).to_string());
+                }
+                out.push('}');
+            }
         }
     }
+    Ok(())
 }
 
-/// Makes `\<audio>` and its like the literal token; refuses a token, since there is no media.
-fn settle_tokens(text: &str) -> Result<Cow<'_, str>, String> {
-    let mut plain = String::new();
-    let mut copied = 0;
-    for (at, _) in text.match_indices('<') {
-        let rest = &text[at + 1..];
-        let kind = KINDS
-            .iter()
-            .find(|kind| rest.strip_prefix(**kind).is_some_and(|rest| rest.starts_with('>')));
-        let Some(kind) = kind else { continue };
-        if !text[..at].ends_with('\\') {
-            let article = if matches!(*kind, "audio" | "image") { "an" } else { "a" };
-            return Err(format!(
-                "the prompt has {article} `<{kind}>` token but there is no {kind}"
-            ));
-        }
-        plain.push_str(&text[copied..at - 1]);
-        copied = at;
-    }
-    if copied == 0 {
-        return Ok(text.into());
-    }
-    plain.push_str(&text[copied..]);
-    Ok(plain.into())
+/// Returns the text of a `VideoMetadata` with the API's names.
+pub(super) fn video_metadata(text: &str, path: &str) -> Result<String, String> {
+    let failed = |error: serde_json::Error| format!("`{path}`: {}", canonical::reason(&error));
+    let value: Value = serde_json::from_str(text).map_err(failed)?;
+    refuse(&schema::check("VideoMetadata", &value), path)?;
+    let mut out = String::new();
+    write_renamed(&Kind::Message("VideoMetadata"), false, text, path, &mut out)?;
+    Ok(out)
 }
 
 /// Returns the request's further fields: their API names and values as text.

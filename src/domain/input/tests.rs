@@ -2,17 +2,28 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::domain::media_type;
+use crate::domain::parts::Kind;
 
 fn defaults() -> Defaults {
     Defaults { model: "m".to_owned(), priority: 0, max_attempts: 5, not_before: None }
 }
 
+/// Finds every file but `none`, with a type that its name tells.
+fn look(kind: Kind, path: &str) -> Result<FoundFile, String> {
+    if path == "none" {
+        return Err("there is no file `none`".to_owned());
+    }
+    let mime_type = media_type::of_name(kind, path);
+    Ok(FoundFile { path: format!("/media/{path}"), size: 3, modified: 5, mime_type })
+}
+
 fn job(text: &str) -> NewJob {
-    parse_line(text, 7, &defaults()).unwrap().unwrap()
+    parse_line(text, 7, &defaults(), &look).unwrap().unwrap()
 }
 
 fn refusal(text: &str) -> String {
-    parse_line(text, 7, &defaults()).unwrap_err()
+    parse_line(text, 7, &defaults(), &look).unwrap_err()
 }
 
 fn assert_refusals(cases: &[(&str, &str)]) {
@@ -85,7 +96,7 @@ fn settings_are_the_lines_own_or_the_defaults() {
 #[test]
 fn blank_lines_are_no_jobs() {
     for text in ["", "  \t\r"] {
-        assert_eq!(parse_line(text, 1, &defaults()), Ok(None));
+        assert_eq!(parse_line(text, 1, &defaults(), &look), Ok(None));
     }
 }
 
@@ -118,7 +129,46 @@ fn what_is_wrong_with_a_line_is_told() {
         (r#"{"prompt": "x" "y"}"#, "not valid JSON: expected `,` or `}` at column 16"),
         (r#"{"prompt": "<audio>"}"#, "the prompt has an `<audio>` token but there is no audio"),
         (r#"{"prompt": "\u003cfile>"}"#, "the prompt has a `<file>` token but there is no file"),
-        (r#"{"audio_path": "a.mp3"}"#, "`audio_path`: media is not supported by this version yet"),
+        (r#"{"audio_path": "none"}"#, "`audio_path`: there is no file `none`"),
+        (r#"{"audio_path": ["a.mp3", 5]}"#, "`audio_path` must be text or a list of texts"),
+        (r#"{"audio_paths": "a.mp3"}"#, "unknown field `audio_paths`; did you mean `audio_path`?"),
+        (
+            r#"{"image_bytes": "a=b"}"#,
+            "`image_bytes`: item 1: not valid base64: Invalid symbol 61, offset 1.",
+        ),
+        (r#"{"image_bytes": [""]}"#, "`image_bytes`: item 1: there is nothing in it"),
+        (
+            r#"{"file_path": "x.bin"}"#,
+            "the type of file 1 cannot be told; say it in `file_mime_type`",
+        ),
+        (
+            r#"{"audio_path": "a.mp3", "audio_mime_type": "mp3"}"#,
+            "`audio_mime_type`: `mp3` is no type such as `audio/mp3`",
+        ),
+        (
+            r#"{"audio_path": "a.mp3", "audio_mime_type": ["audio/mp3", "audio/mp3"]}"#,
+            "`audio_mime_type` has 2 entries but audio items: 1",
+        ),
+        (
+            r#"{"video_url": "http://x.org/a.mp4"}"#,
+            "`video_url`: `http://x.org/a.mp4` is no https address",
+        ),
+        (
+            r#"{"video_path": "a.mp4", "video_metadata": {"fps": 1}}"#,
+            "`video_metadata` must be a list of objects",
+        ),
+        (
+            r#"{"video_path": "a.mp4", "video_metadata": [{"fpz": 1}]}"#,
+            "unknown field `video_metadata[0].fpz`; did you mean `fps`?",
+        ),
+        (
+            r#"{"video_path": "a.mp4", "video_metadata": [{"start_offset": 5}]}"#,
+            "`video_metadata[0].start_offset` must be a duration such as \"1.5s\", not `5`",
+        ),
+        (
+            r#"{"prompt": "<audio> <audio>", "audio_path": "a.mp3"}"#,
+            "the prompt has 2 `<audio>` tokens but audio items: 1",
+        ),
         (
             r#"{"prompt": "x", "stream": true}"#,
             "`stream`: streaming is not supported by this version yet",
@@ -283,6 +333,82 @@ proptest! {
 
     #[test]
     fn any_text_is_a_job_or_a_reason(text in "\\PC{0,40}|[{}\\[\\]\",:a-e0-9\\\\ ]{0,40}") {
-        let _ = parse_line(&text, 1, &defaults());
+        let _ = parse_line(&text, 1, &defaults(), &look);
     }
+}
+
+/// Returns the request of a line with each place of media filled by its number.
+fn filled(job: &NewJob) -> Value {
+    let mut text = job.request.clone();
+    for (index, media) in job.media.iter().enumerate().rev() {
+        let comma = if text[media.at..].starts_with('}') { "" } else { "," };
+        text.insert_str(media.at, &format!("\"media\":{index}{comma}"));
+    }
+    let request: Value = serde_json::from_str(&text).unwrap();
+    request["contents"][0]["parts"].clone()
+}
+
+#[test]
+fn media_stand_where_their_tokens_stood() {
+    let job = job(r#"{"prompt": "One <video> two <audio>", "audio_path": "a.mp3",
+        "audio_url": "https://x.org/b.wav?c", "video_bytes": "AAAA", "video_mime_type": "video/mp4",
+        "video_metadata": [{"start_offset": "1s", "endOffset": "2s", "fps": 0.5}],
+        "image_path": ["c.png"]}"#);
+    assert_eq!(
+        filled(&job),
+        json!([
+            {"text": "One "},
+            {"media": 0,
+             "videoMetadata": {"startOffset": "1s", "endOffset": "2s", "fps": 0.5}},
+            {"text": " two "},
+            {"media": 1},
+            {"media": 2},
+            {"fileData": {"mimeType": "audio/wav", "fileUri": "https://x.org/b.wav?c"}},
+        ])
+    );
+    let sources: Vec<(&str, &MediaSource)> =
+        job.media.iter().map(|media| (media.mime_type.as_str(), &media.source)).collect();
+    let file = |path: &str| MediaSource::File { path: path.to_owned(), size: 3, modified: 5 };
+    assert_eq!(
+        sources,
+        [
+            ("video/mp4", &MediaSource::Bytes(vec![0; 3])),
+            ("audio/mp3", &file("/media/a.mp3")),
+            ("image/png", &file("/media/c.png")),
+        ]
+    );
+}
+
+#[test]
+fn media_alone_are_something_to_send() {
+    for line in [r#"{"file_path": "a.pdf"}"#, r#"{"prompt": " ", "file_path": "a.pdf"}"#] {
+        assert_eq!(filled(&job(line)), json!([{"media": 0}]), "{line}");
+    }
+    let address = r#"{"video_url": "https://www.youtube.com/watch?v=x"}"#;
+    let wanted = json!([{"fileData": {"fileUri": "https://www.youtube.com/watch?v=x"}}]);
+    assert_eq!(filled(&job(address)), wanted);
+}
+
+#[test]
+fn base64_is_read_with_and_without_padding_in_either_alphabet() {
+    for text in ["-_8=", "-_8", "+/8=", "+/8"] {
+        let line = json!({"file_bytes": text, "file_mime_type": "a/b"}).to_string();
+        assert_eq!(job(&line).media[0].source, MediaSource::Bytes(vec![0xfb, 0xff]), "{text}");
+    }
+}
+
+#[test]
+fn other_media_are_other_content() {
+    let lines = [
+        r#"{"prompt": "x", "task_id": 1}"#,
+        r#"{"prompt": "x", "task_id": 1, "audio_path": "a.mp3"}"#,
+        r#"{"prompt": "x", "task_id": 1, "audio_path": "b.mp3"}"#,
+        r#"{"prompt": "x", "task_id": 1, "audio_path": "a.mp3", "audio_mime_type": "audio/wav"}"#,
+        r#"{"prompt": "x", "task_id": 1, "audio_path": "a.mp3", "audio_metadata": [{"fps": 1}]}"#,
+        r#"{"prompt": "x", "task_id": 1, "file_path": "a.mp3"}"#,
+        r#"{"prompt": "x", "task_id": 1, "audio_bytes": "AAAA", "audio_mime_type": "audio/mp3"}"#,
+        r#"{"prompt": "x", "task_id": 1, "audio_bytes": "AAAB", "audio_mime_type": "audio/mp3"}"#,
+    ];
+    let digests: std::collections::HashSet<_> = lines.iter().map(|line| job(line).digest).collect();
+    assert_eq!(digests.len(), lines.len());
 }

@@ -1,0 +1,52 @@
+//! Looks at the files that lines name.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::domain::input::FoundFile;
+use crate::domain::media_type;
+use crate::domain::parts::Kind;
+
+/// Looks at the file that `path` names, seen from `folder`.
+pub(super) fn look(folder: &Path, kind: Kind, path: &str) -> Result<FoundFile, String> {
+    if path.is_empty() {
+        return Err("the path is empty".to_owned());
+    }
+    let whole = std::path::absolute(folder.join(path)).map_err(|error| told(path, &error))?;
+    let data = std::fs::metadata(&whole).map_err(|error| told(path, &error))?;
+    if !data.is_file() {
+        return Err(format!("`{path}` is not a file"));
+    }
+    if data.len() == 0 {
+        return Err(format!("`{path}` is empty"));
+    }
+    let head = head(&whole).map_err(|error| told(path, &error))?;
+    let whole = whole.into_os_string().into_string();
+    Ok(FoundFile {
+        mime_type: media_type::of_content(kind, &head, path),
+        path: whole.map_err(|_| format!("`{path}` is in a folder whose name is not UTF-8"))?,
+        size: data.len(),
+        modified: modified(&data),
+    })
+}
+
+fn head(path: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(media_type::HEAD);
+    File::open(path)?.take(media_type::HEAD as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Returns when a file was changed last, in nanoseconds since 1970.
+fn modified(data: &Metadata) -> i64 {
+    data.mtime().saturating_mul(1_000_000_000).saturating_add(data.mtime_nsec())
+}
+
+fn told(path: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("there is no file `{path}`"),
+        io::ErrorKind::PermissionDenied => format!("`{path}` may not be read"),
+        _ => format!("`{path}`: {error}"),
+    }
+}
