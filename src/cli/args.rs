@@ -99,7 +99,7 @@ pub(crate) enum Command {
     /// Enqueue a file, work it off and give its results in one go
     ///
     /// Run again after an interruption, it goes on where it was.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print finished jobs in input order
     Results(ResultsArgs),
     /// Show one job with its attempts

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use gq::domain::outcome::ErrorKind;
+use gq::domain::output;
 use gq::domain::view::{JobState, JobView};
 use gq::gemini::wire;
 use gq::store::{Access, ResultFilter, Store};
@@ -167,9 +169,14 @@ async fn write(
 fn row(job: &JobView, full: bool) -> ResultRow<'_> {
     let answer = job.raw.as_deref().and_then(wire::summarize).unwrap_or_default();
     let succeeded = job.state == JobState::Succeeded;
+    let misfit = job.state == JobState::Failed
+        && job.error.as_ref().is_some_and(|error| error.kind == ErrorKind::InvalidOutput);
+    let response = answer.text.filter(|_| succeeded || misfit);
+    let value = response.as_deref().filter(|_| succeeded);
     ResultRow {
         job,
-        response: answer.text.filter(|_| succeeded),
+        parsed: job.output.map(|form| value.and_then(|text| output::parsed(form, text))),
+        response,
         finish_reason: answer.finish_reason,
         model_version: answer.model_version,
         full,

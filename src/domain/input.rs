@@ -5,13 +5,16 @@
 use sha2::{Digest, Sha256};
 
 use super::canonical;
+use super::output::{OutputForm, OutputSchema};
 use super::time::Timestamp;
 use fields::{Field, Fields};
 
+mod default_schema;
 mod fields;
 mod request;
 mod settings;
 
+pub use default_schema::DefaultSchema;
 pub use settings::model_name;
 
 /// What a line gets that does not say otherwise.
@@ -25,6 +28,8 @@ pub struct Defaults {
     pub max_attempts: u32,
     /// The time before which no job starts.
     pub not_before: Option<Timestamp>,
+    /// The response schema.
+    pub schema: Option<DefaultSchema>,
 }
 
 /// A job as its line describes it.
@@ -46,6 +51,8 @@ pub struct NewJob {
     pub request: String,
     /// The metadata as JSON text exactly as it was given.
     pub metadata: Option<String>,
+    /// In which form the answer holds a value, where the request has a schema.
+    pub output: Option<OutputForm>,
     /// A hash of request, metadata and settings as JSON values: equal content has an equal digest.
     pub digest: [u8; 16],
 }
@@ -75,6 +82,7 @@ pub fn parse_line(text: &str, line: u64, defaults: &Defaults) -> Result<Option<N
         return Err("`metadata` must be an object".to_owned());
     }
     let (request, requested_model) = request_of(&fields)?;
+    let (request, output) = with_schema(&fields, request, defaults)?;
     let mut job = NewJob {
         task_id: settings::task_id(&fields, metadata, line)?,
         line,
@@ -84,6 +92,7 @@ pub fn parse_line(text: &str, line: u64, defaults: &Defaults) -> Result<Option<N
         not_before: settings::not_before(&fields, defaults)?,
         request,
         metadata: metadata.map(str::to_owned),
+        output,
         digest: [0; 16],
     };
     job.digest = digest(&job)?;
@@ -104,6 +113,28 @@ fn request_of(fields: &Fields<'_>) -> Result<(String, Option<String>), String> {
     }
     let model = request::check_batch(text)?;
     Ok((text.to_owned(), model))
+}
+
+/// Checks the request's schema, or gives it the default one where it has none.
+fn with_schema(
+    fields: &Fields<'_>,
+    request: String,
+    defaults: &Defaults,
+) -> Result<(String, Option<OutputForm>), String> {
+    let may_have = [Field::GenerationConfig, Field::Request];
+    let own = if may_have.iter().any(|field| fields.get(*field).is_some()) {
+        OutputSchema::of_request(&request)?
+    } else {
+        None
+    };
+    if let Some(own) = own {
+        own.validate()?;
+        return Ok((request, Some(own.form())));
+    }
+    let Some(default) = &defaults.schema else { return Ok((request, None)) };
+    let request = default.put_into(&request)?;
+    let form = OutputSchema::of_request(&request)?.map(|schema| schema.form());
+    Ok((request, form))
 }
 
 fn digest(job: &NewJob) -> Result<[u8; 16], String> {

@@ -4,6 +4,7 @@ pub mod canonical;
 pub mod input;
 pub mod job;
 pub mod outcome;
+pub mod output;
 pub mod pacing;
 pub mod plan;
 pub mod price;

@@ -153,6 +153,7 @@ mod tests {
             not_before: None,
             request: String::new(),
             metadata: None,
+            output: None,
             digest: [content; 16],
         };
         Record::of(&job, 0)

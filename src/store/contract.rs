@@ -91,6 +91,7 @@ fn job(number: u64, text: &str) -> NewJob {
         not_before: None,
         request: format!("{{\"contents\":[\"{text}\"]}}"),
         metadata: None,
+        output: None,
         digest: [text.as_bytes()[0]; 16],
     }
 }

@@ -154,6 +154,8 @@ pub struct Claimed {
     pub task_id: String,
     /// The body of the call.
     pub request: String,
+    /// Whether the answer must fit a schema that the request holds.
+    pub has_schema: bool,
 }
 
 /// What a turn did and saw.

@@ -308,7 +308,7 @@ impl<'a> Dispatcher<'a> {
         };
         let call = attempt::run(
             started.clone(),
-            claimed.request,
+            claimed,
             key,
             self.client.clone(),
             self.options.reject_truncated,

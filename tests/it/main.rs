@@ -13,6 +13,7 @@ mod locked;
 mod pacing;
 mod recovery;
 mod results;
+mod schema;
 mod secrets;
 mod signals;
 mod support;

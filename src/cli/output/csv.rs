@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::record::Record;
 use super::results::ResultRow;
 
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "task_id",
     "batch",
     "state",
@@ -25,6 +25,7 @@ const COLUMNS: [&str; 17] = [
     "created_at",
     "started_at",
     "finished_at",
+    "parsed",
     "raw",
 ];
 
@@ -55,8 +56,9 @@ impl<W: Write> CsvRows<W> {
     /// Writes one row.
     pub(super) fn row(&mut self, row: &ResultRow<'_>) -> io::Result<()> {
         let record = Record::new(row)?;
+        let parsed = record.parsed.as_ref().and_then(Option::as_ref);
         let raw = record.raw.as_ref().and_then(Option::as_ref);
-        let cells: [Cow<'_, str>; 17] = [
+        let cells: [Cow<'_, str>; 18] = [
             harmless(record.task_id),
             harmless(record.batch),
             record.state.into(),
@@ -73,6 +75,7 @@ impl<W: Write> CsvRows<W> {
             record.created_at.as_str().into(),
             record.started_at.as_deref().unwrap_or_default().into(),
             record.finished_at.as_deref().unwrap_or_default().into(),
+            json(parsed)?,
             json(raw)?,
         ];
         let cells = cells.iter().take(self.columns).map(|cell| cell.as_bytes());
@@ -107,7 +110,7 @@ mod tests {
     fn objects_are_json_text_and_formulas_are_defused() {
         let table = written(ResultFormat::Csv, &[answered(), failed()]);
         let header = "task_id,batch,state,metadata,response,error,finish_reason,model,\
-                      model_version,usage,attempts,key,line,created_at,started_at,finished_at\r\n";
+                      model_version,usage,attempts,key,line,created_at,started_at,finished_at,parsed\r\n";
         assert!(table.starts_with(header), "{table}");
         assert!(table.contains(r#","{""task_id"": ""task_1"", ""n"": 1.0}","Paris,"#));
         assert!(table.contains("\r\n'=2,prompts,failed,,,"));

@@ -28,6 +28,9 @@ pub(super) struct Record<'a> {
     pub(super) started_at: Option<String>,
     pub(super) finished_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[expect(clippy::option_option, reason = "absent without a schema; null without an answer")]
+    pub(super) parsed: Option<Option<Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[expect(clippy::option_option, reason = "absent unless asked for; null without an answer")]
     pub(super) raw: Option<Option<Box<RawValue>>>,
 }
@@ -86,6 +89,7 @@ impl<'a> Record<'a> {
             created_at: job.created_at.to_string(),
             started_at: text_of(job.started_at),
             finished_at: text_of(job.finished_at),
+            parsed: row.parsed.as_ref().map(json).transpose()?,
             raw: if row.full { Some(json(&job.raw)?) } else { None },
         })
     }

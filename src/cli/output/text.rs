@@ -2,9 +2,13 @@
 
 use super::results::ResultRow;
 
-/// Returns the answer by itself, or why there is none.
+/// Returns the answer by itself, or why there is none; what does not fit follows the reason.
 pub(super) fn alone(row: &ResultRow<'_>) -> String {
-    let mut text = row.response.clone().unwrap_or_else(|| without_answer(row));
+    let mut text = match (&row.job.error, &row.response) {
+        (None, Some(answer)) => answer.clone(),
+        (Some(_), Some(misfit)) => format!("{}\n{misfit}", without_answer(row)),
+        (_, None) => without_answer(row),
+    };
     if !text.ends_with('\n') {
         text.push('\n');
     }
