@@ -1,6 +1,6 @@
 -- What goes into requests when they are sent: files as they were when their job was added, and
 -- bytes that came with it, once each.
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 CREATE TABLE blobs (
     id              INTEGER PRIMARY KEY,

@@ -1,11 +1,12 @@
 //! `gq enqueue`: checks all lines of all files, then stores them.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::io::BufWriter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::join;
-use gq::domain::input::{Defaults, NewJob};
+use gq::domain::input::{DefaultSchema, Defaults, NewJob};
 use gq::intake::{Checked, Intake, IntakeError, Rejects, Source};
 use gq::store::{Access, Added, EnqueueOptions, OnConflict, Store, StoreError};
 
@@ -84,6 +85,7 @@ pub(crate) async fn enqueue(
         priority: options.priority.unwrap_or(0),
         max_attempts: options.max_attempts.unwrap_or(5),
         not_before: None,
+        schema: options.schema.as_deref().map(read_schema).transpose()?,
     };
     if let Some(path) = &options.rejects {
         let read = files.iter().map(PathBuf::as_path).chain([context.database.as_path()]);
@@ -107,6 +109,16 @@ pub(crate) async fn enqueue(
         context.out.warning(format!("task `{task}` runs and was left as it is"));
     }
     Ok(stored)
+}
+
+fn read_schema(path: &Path) -> Result<DefaultSchema> {
+    let bad = |reason: &dyn Display| {
+        let message = format!("cannot use `{}` as a response schema: {reason}", path.display());
+        Failure::new(ExitStatus::Usage, message).hint("nothing was stored")
+    };
+    let bytes = std::fs::read(path).map_err(|error| bad(&error))?;
+    let text = String::from_utf8(bytes).map_err(|_| bad(&"it is not UTF-8"))?;
+    DefaultSchema::parse(&text).map_err(|reason| bad(&reason))
 }
 
 /// Checks all lines of all files, those of one batch together.

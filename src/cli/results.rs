@@ -4,6 +4,8 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use gq::domain::outcome::ErrorKind;
+use gq::domain::output;
 use gq::domain::view::{JobState, JobView};
 use gq::gemini::wire;
 use gq::store::{Access, ResultFilter, Store};
@@ -170,9 +172,14 @@ async fn write(
 fn row<'a>(job: &'a JobView, full: bool, media: &mut MediaFolder<'_>) -> Result<ResultRow<'a>> {
     let answer = job.raw.as_deref().and_then(wire::summarize).unwrap_or_default();
     let succeeded = job.state == JobState::Succeeded;
+    let misfit = job.state == JobState::Failed
+        && job.error.as_ref().is_some_and(|error| error.kind == ErrorKind::InvalidOutput);
+    let response = answer.text.filter(|_| succeeded || misfit);
+    let value = response.as_deref().filter(|_| succeeded);
     Ok(ResultRow {
         job,
-        response: answer.text.filter(|_| succeeded),
+        parsed: job.output.map(|form| value.and_then(|text| output::parsed(form, text))),
+        response,
         media: if succeeded { media.take(job, answer.media)? } else { Vec::new() },
         finish_reason: answer.finish_reason,
         model_version: answer.model_version,

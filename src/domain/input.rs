@@ -5,15 +5,18 @@
 use sha2::{Digest, Sha256};
 
 use super::canonical;
+use super::output::{OutputForm, OutputSchema};
 use super::time::Timestamp;
 use fields::{Field, Fields};
 use request::Built;
 
+mod default_schema;
 mod fields;
 mod media;
 mod request;
 mod settings;
 
+pub use default_schema::DefaultSchema;
 pub use media::{FoundFile, Look, MediaSource, NewMedia};
 pub use settings::model_name;
 
@@ -28,6 +31,8 @@ pub struct Defaults {
     pub max_attempts: u32,
     /// The time before which no job starts.
     pub not_before: Option<Timestamp>,
+    /// The response schema.
+    pub schema: Option<DefaultSchema>,
 }
 
 /// A job as its line describes it.
@@ -51,6 +56,8 @@ pub struct NewJob {
     pub media: Vec<NewMedia>,
     /// The metadata as JSON text exactly as it was given.
     pub metadata: Option<String>,
+    /// In which form the answer holds a value, where the request has a schema.
+    pub output: Option<OutputForm>,
     /// A hash of request, metadata and settings as JSON values: equal content has an equal digest.
     pub digest: [u8; 16],
 }
@@ -95,7 +102,9 @@ pub fn parse_line(
     if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
         return Err("`metadata` must be an object".to_owned());
     }
-    let (request, requested_model) = request_of(&fields, look)?;
+    let (mut request, requested_model) = request_of(&fields, look)?;
+    let (text, output) = with_schema(&fields, request.text, defaults)?;
+    request.text = text;
     let mut job = NewJob {
         task_id: settings::task_id(&fields, metadata, line)?,
         line,
@@ -106,6 +115,7 @@ pub fn parse_line(
         request: request.text,
         media: request.media,
         metadata: metadata.map(str::to_owned),
+        output,
         digest: [0; 16],
     };
     job.digest = digest(&job, &request.identity)?;
@@ -129,6 +139,29 @@ fn request_of(fields: &Fields<'_>, look: Look<'_>) -> Result<(Built, Option<Stri
     let model = request::check_batch(text)?;
     let built = Built { text: text.to_owned(), media: Vec::new(), identity: String::new() };
     Ok((built, model))
+}
+
+/// Checks the request's schema, or gives it the default one where it has none. What stands before
+/// `generationConfig`, the media's places among it, stays where it is.
+fn with_schema(
+    fields: &Fields<'_>,
+    request: String,
+    defaults: &Defaults,
+) -> Result<(String, Option<OutputForm>), String> {
+    let may_have = [Field::GenerationConfig, Field::Request];
+    let own = if may_have.iter().any(|field| fields.get(*field).is_some()) {
+        OutputSchema::of_request(&request)?
+    } else {
+        None
+    };
+    if let Some(own) = own {
+        own.validate()?;
+        return Ok((request, Some(own.form())));
+    }
+    let Some(default) = &defaults.schema else { return Ok((request, None)) };
+    let request = default.put_into(&request)?;
+    let form = OutputSchema::of_request(&request)?.map(|schema| schema.form());
+    Ok((request, form))
 }
 
 fn digest(job: &NewJob, media: &str) -> Result<[u8; 16], String> {

@@ -22,6 +22,8 @@ pub struct Job {
     pub attempts: i64,
     /// Attempts it may use.
     pub max_attempts: i64,
+    /// Of the attempts used up, those that failed in the way of the attempt in question.
+    pub alike: i64,
     /// Deaths of a process that had it in flight.
     pub deaths: i64,
 }
@@ -60,7 +62,8 @@ pub fn after_attempt(job: &Job, outcome: &Outcome, jitter: f64) -> Transition {
         return Transition::Release;
     };
     let used = job.attempts + 1;
-    if used >= retry::allowed(*kind, job.max_attempts) {
+    let spent = retry::allowed(*kind).is_some_and(|allowed| job.alike + 1 >= allowed);
+    if spent || used >= job.max_attempts {
         Transition::Fail(*kind)
     } else {
         Transition::RetryAfter(retry::delay(used, jitter))
@@ -84,7 +87,14 @@ mod tests {
     use crate::domain::outcome::Exhaustion;
 
     fn running(attempts: i64) -> Job {
-        Job { state: JobState::Running, owned: true, attempts, max_attempts: 5, deaths: 0 }
+        Job {
+            state: JobState::Running,
+            owned: true,
+            attempts,
+            max_attempts: 5,
+            alike: 0,
+            deaths: 0,
+        }
     }
 
     #[test]
@@ -97,6 +107,18 @@ mod tests {
         assert_eq!(after(4, &network), Transition::Fail(ErrorKind::Network));
         let blocked = Outcome::Failed(ErrorKind::Blocked);
         assert_eq!(after(0, &blocked), Transition::Fail(ErrorKind::Blocked));
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_has_a_budget_of_its_own() {
+        let misfit = Outcome::Failed(ErrorKind::InvalidOutput);
+        let after =
+            |attempts, alike| after_attempt(&Job { alike, ..running(attempts) }, &misfit, 0.0);
+        let again = Transition::RetryAfter(Duration::ZERO);
+        assert_eq!(after(3, 0), again, "other failures do not count");
+        assert_eq!(after(1, 1), again);
+        assert_eq!(after(2, 2), Transition::Fail(ErrorKind::InvalidOutput));
+        assert_eq!(after(4, 0), Transition::Fail(ErrorKind::InvalidOutput));
     }
 
     #[test]

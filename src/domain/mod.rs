@@ -5,6 +5,7 @@ pub mod input;
 pub mod job;
 pub mod media_type;
 pub mod outcome;
+pub mod output;
 pub mod pacing;
 pub mod parts;
 pub mod plan;

@@ -10,7 +10,7 @@ const FIRST: Duration = Duration::from_secs(1);
 /// No delay is longer than this.
 pub const LONGEST: Duration = Duration::from_mins(2);
 
-/// An empty or malformed answer is paid for and is mostly the same the next time.
+/// An answer that is empty or does not fit is paid for and mostly the same the next time.
 const PAID_TRIES: i64 = 3;
 
 /// Returns the delay after the `failures`-th failure (1 for the first): exponential backoff with
@@ -20,12 +20,13 @@ pub fn delay(failures: i64, jitter: f64) -> Duration {
     FIRST.saturating_mul(1 << doublings).min(LONGEST).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
-/// Returns how many attempts a job may use on failures of `kind`, of `max_attempts` in all.
-pub fn allowed(kind: ErrorKind, max_attempts: i64) -> i64 {
+/// Returns how many attempts a job may use on failures of `kind` alone; absent where only the
+/// attempts in all are limited.
+pub fn allowed(kind: ErrorKind) -> Option<i64> {
     match kind {
-        ErrorKind::Empty | ErrorKind::InvalidOutput => max_attempts.min(PAID_TRIES),
-        kind if kind.is_retryable() => max_attempts,
-        _ => 1,
+        ErrorKind::Empty | ErrorKind::InvalidOutput => Some(PAID_TRIES),
+        kind if kind.is_retryable() => None,
+        _ => Some(1),
     }
 }
 
@@ -46,9 +47,10 @@ mod tests {
 
     #[test]
     fn only_what_retrying_can_cure_is_tried_again() {
-        assert_eq!(allowed(ErrorKind::Network, 5), 5);
-        assert_eq!(allowed(ErrorKind::Empty, 5), 3);
-        assert_eq!(allowed(ErrorKind::Empty, 2), 2);
-        assert_eq!(allowed(ErrorKind::InvalidRequest, 5), 1);
+        assert_eq!(allowed(ErrorKind::Network), None);
+        assert_eq!(allowed(ErrorKind::Empty), Some(3));
+        assert_eq!(allowed(ErrorKind::InvalidOutput), Some(3));
+        assert_eq!(allowed(ErrorKind::InvalidRequest), Some(1));
+        assert_eq!(allowed(ErrorKind::Truncated), Some(1));
     }
 }

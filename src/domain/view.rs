@@ -1,6 +1,7 @@
 //! What the queue shows of itself: plain values that the store reads and commands render.
 
 use crate::domain::outcome::{ErrorKind, Usage};
+use crate::domain::output::OutputForm;
 use crate::domain::time::Timestamp;
 
 /// The state of a job.
@@ -95,6 +96,8 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// When a pending job is due.
     pub due_at: Timestamp,
+    /// In which form the answer holds a value, where the request has a schema.
+    pub output: Option<OutputForm>,
 }
 
 /// One attempt as `gq show` lists it.

@@ -154,6 +154,7 @@ mod tests {
             request: String::new(),
             media: Vec::new(),
             metadata: None,
+            output: None,
             digest: [content; 16],
         };
         Record::of(&job, 0)

@@ -225,8 +225,9 @@ pub(super) fn token_count(text: &str) -> u64 {
 }
 
 fn found_text(prompt: &str, config: &Value) -> String {
-    let schema =
-        ["responseSchema", "responseJsonSchema"].iter().find_map(|name| member(config, name));
+    let schema = ["responseSchema", "responseJsonSchema", "_responseJsonSchema"]
+        .iter()
+        .find_map(|name| member(config, name));
     let short = capitals::asked_for(prompt)
         .map_or_else(|| text_for(prompt), |(_, capital)| capital.to_owned());
     match (text_member(config, "responseMimeType"), schema) {

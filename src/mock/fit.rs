@@ -95,7 +95,10 @@ impl Fit<'_> {
 
 fn fixed(schema: &Value) -> Option<Value> {
     let value = member(schema, "const").or_else(|| members(schema, "enum").first())?;
-    Some(value.clone())
+    // The API's own language lists numbers as texts.
+    let number = matches!(kind(schema).as_str(), "integer" | "number");
+    let number = value.as_str().filter(|_| number).and_then(|text| text.parse().ok());
+    Some(number.map_or_else(|| value.clone(), Value::Number))
 }
 
 /// Returns the lower-case name of the type; the first one that is not null if there are several.
@@ -130,10 +133,10 @@ mod tests {
         let schema = json!({"type": "OBJECT", "properties": {
             "a": {"type": "STRING"}, "b": {"type": "INTEGER", "minimum": 5},
             "c": {"type": "ARRAY", "minItems": "2", "items": {"type": "BOOLEAN"}},
-            "d": {"type": "STRING", "enum": ["x", "y"]}, "e": {"type": "NUMBER"},
+            "d": {"type": "STRING", "enum": ["x", "y"]}, "h": {"type": "INTEGER", "enum": ["3"]}, "e": {"type": "NUMBER"},
             "f": {"anyOf": [{"type": "NULL"}, {"type": "STRING"}]},
             "g": {"type": "STRING", "minLength": 4, "maxLength": 5}}});
-        let wanted = json!({"a": "hi", "b": 5, "c": [true, true], "d": "x", "e": 1.5, "f": null,
+        let wanted = json!({"a": "hi", "b": 5, "c": [true, true], "d": "x", "h": 3, "e": 1.5, "f": null,
             "g": "hi.."});
         assert_eq!(value_for(&schema, "hi"), wanted);
     }

@@ -369,8 +369,9 @@ async fn write(
     .bind(moment.now.0)
     .execute(&mut *connection)
     .await?;
-    let claimed: Vec<(i64, i64, i64, i64, i64, String, String, String)> = sqlx::query_as(
-        "SELECT j.id, j.claim, j.key_id, j.model_id, j.batch_id, m.name, j.task_id, i.request
+    let claimed: Vec<(i64, i64, i64, i64, i64, String, String, String, bool)> = sqlx::query_as(
+        "SELECT j.id, j.claim, j.key_id, j.model_id, j.batch_id, m.name, j.task_id, i.request,
+                j.output IS NOT NULL
            FROM json_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0
            CROSS JOIN models AS m ON m.id = j.model_id
@@ -389,7 +390,7 @@ async fn write(
     }
     let mut claimed: Vec<Claimed> = claimed
         .into_iter()
-        .map(|(job, claim, key, model, _, model_name, task_id, request)| Claimed {
+        .map(|(job, claim, key, model, _, model_name, task_id, request, has_schema)| Claimed {
             job,
             claim,
             key,
@@ -398,6 +399,7 @@ async fn write(
             task_id,
             request,
             media: Vec::new(),
+            has_schema,
         })
         .collect();
     media::attach(connection, &mut claimed).await?;

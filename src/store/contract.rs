@@ -92,6 +92,7 @@ fn job(number: u64, text: &str) -> NewJob {
         request: format!("{{\"contents\":[\"{text}\"]}}"),
         media: Vec::new(),
         metadata: None,
+        output: None,
         digest: [text.as_bytes()[0]; 16],
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::input::NewJob;
+use crate::domain::output::OutputForm;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::bulk::Insert;
@@ -61,8 +62,8 @@ const CHUNK_ROWS: usize = 4096;
 
 const INSERT_JOBS: Insert = Insert {
     into: "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at, max_attempts,
-                             not_before, created_at)",
-    columns: 10,
+                             not_before, created_at, output)",
+    columns: 11,
     end: "ON CONFLICT (batch_id, task_id) DO NOTHING",
 };
 
@@ -322,7 +323,8 @@ impl<'a> Adding<'a> {
                     .add(job.not_before.unwrap_or(self.options.now).0)
                     .add(job.max_attempts)
                     .add(job.not_before.map(|time| time.0))
-                    .add(self.options.now.0);
+                    .add(self.options.now.0)
+                    .add(job.output.map(OutputForm::as_str));
             })
             .await?;
         if inserted != fresh.len() {
@@ -356,7 +358,7 @@ impl<'a> Adding<'a> {
                 "UPDATE jobs SET state = 'pending', line = ?2, model_id = ?3, priority = ?4,
                         due_at = ?5, max_attempts = ?6, attempts = 0, deaths = 0, told_by = NULL,
                         claim = claim + 1, key_id = NULL, started_at = NULL, finished_at = NULL,
-                        created_at = ?7, not_before = ?8
+                        created_at = ?7, not_before = ?8, output = ?9
                   WHERE id = ?1",
             )
             .bind(id)
@@ -367,6 +369,7 @@ impl<'a> Adding<'a> {
             .bind(job.max_attempts)
             .bind(self.options.now.0)
             .bind(job.not_before.map(|time| time.0))
+            .bind(job.output.map(OutputForm::as_str))
             .execute(&mut *connection)
             .await?;
         }

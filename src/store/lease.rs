@@ -132,10 +132,10 @@ pub(super) async fn take_back(
 /// A running job: id, claim, batch, attempts, `max_attempts`, deaths, key, start.
 type Held = (i64, i64, i64, i64, i64, i64, Option<i64>, i64);
 
-fn lost_row(held: &Held, now: Timestamp, outcome: &str, message: &str) -> AttemptRow {
+fn lost_row(held: &Held, now: Timestamp, outcome: &'static str, message: &str) -> AttemptRow {
     (
         (held.0, held.1, held.6, held.7, now.0, None),
-        (outcome.to_owned(), Some(message.to_owned()), Paid::Maybe.as_str()),
+        (outcome, Some(message.to_owned()), Paid::Maybe.as_str()),
         None,
     )
 }
@@ -158,7 +158,8 @@ async fn take_from_dead(
     let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
     for held in &held {
         let (id, claim, batch, attempts, max_attempts, deaths, ..) = *held;
-        let job = Job { state: JobState::Running, owned: true, attempts, max_attempts, deaths };
+        let state = JobState::Running;
+        let job = Job { state, owned: true, attempts, max_attempts, alike: 0, deaths };
         let kind = ErrorKind::UnknownOutcome;
         lost.push(lost_row(
             held,

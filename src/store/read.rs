@@ -57,6 +57,7 @@ struct Row {
     started_at: Option<i64>,
     finished_at: Option<i64>,
     due_at: i64,
+    output: Option<String>,
 }
 
 /// What a page selects; the end of the statement says which jobs.
@@ -66,7 +67,7 @@ macro_rules! select_jobs {
             "SELECT j.id, j.task_id, b.name AS batch, j.state, i.metadata, a.raw, t.outcome,
                     t.message, t.http_status, m.name AS model, t.prompt_tokens, t.cached_tokens,
                     t.output_tokens, t.thought_tokens, t.total_tokens, j.attempts, k.name AS key,
-                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at
+                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at, j.output
                FROM jobs AS j
                JOIN batches AS b ON b.id = j.batch_id
                JOIN models AS m ON m.id = j.model_id
@@ -316,6 +317,7 @@ impl TryFrom<Row> for JobView {
             started_at: row.started_at.map(Timestamp),
             finished_at: row.finished_at.map(Timestamp),
             due_at: Timestamp(row.due_at),
+            output: row.output.map(|form| form.parse()).transpose().map_err(StoreError::Value)?,
         })
     }
 }

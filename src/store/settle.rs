@@ -37,7 +37,8 @@ pub(super) async fn ended(
     ended: Vec<Ended>,
     now: Timestamp,
 ) -> Result<Vec<Settled>, StoreError> {
-    let asked: Vec<(i64, i64)> = ended.iter().map(|ended| (ended.job, ended.claim)).collect();
+    let asked: Vec<(i64, i64, &str)> =
+        ended.iter().map(|ended| (ended.job, ended.claim, outcome_name(&ended.outcome))).collect();
     let mut facts = facts(connection, &asked).await?;
     let mut rows: Vec<JobRow> = Vec::new();
     let mut attempts = Vec::new();
@@ -119,12 +120,22 @@ fn account(used: &mut UsedUp, ended: &Ended) {
 
 async fn facts(
     connection: &mut SqliteConnection,
-    asked: &[(i64, i64)],
+    asked: &[(i64, i64, &str)],
 ) -> Result<HashMap<i64, Facts>, StoreError> {
-    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool)> = sqlx::query_as(
+    // Only the last attempts count, as many as are used up: `gq retry` begins anew.
+    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64)> = sqlx::query_as(
         "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
                 EXISTS (SELECT 1 FROM attempts AS t
-                         WHERE t.job_id = j.id AND t.attempt = e.value ->> 1)
+                         WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
+                CASE j.attempts WHEN 0 THEN 0 ELSE
+                    (SELECT count(*)
+                       FROM (SELECT t.outcome, row_number() OVER (ORDER BY t.attempt DESC) AS place
+                               FROM attempts AS t
+                              WHERE t.job_id = j.id AND t.outcome NOT IN
+                                    ('rate_limited', 'bad_key', 'location_refused', 'released',
+                                     'lease_lost', 'unknown_outcome'))
+                      WHERE place <= j.attempts AND outcome = e.value ->> 2)
+                END
            FROM json_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0",
     )
@@ -132,9 +143,9 @@ async fn facts(
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(|(id, batch, claim, state, attempts, max_attempts, deaths, recorded)| {
+        .map(|(id, batch, claim, state, attempts, max_attempts, deaths, recorded, alike)| {
             let state = state.parse().map_err(StoreError::Value)?;
-            let job = Job { state, owned: false, attempts, max_attempts, deaths };
+            let job = Job { state, owned: false, attempts, max_attempts, alike, deaths };
             Ok((id, Facts { batch, claim, job, recorded }))
         })
         .collect()
@@ -143,7 +154,7 @@ async fn facts(
 /// The columns of an attempt's record, in the order of the statement below.
 pub(super) type AttemptRow = (
     (i64, i64, Option<i64>, i64, i64, Option<u16>),
-    (String, Option<String>, &'static str),
+    (&'static str, Option<String>, &'static str),
     Option<[i64; 5]>,
 );
 
@@ -166,21 +177,27 @@ fn attempt_row(ended: &Ended, transition: Transition) -> AttemptRow {
             ended.ended_at.0,
             ended.http_status,
         ),
-        (outcome_name(&ended.outcome, transition), ended.message.clone(), ended.paid.as_str()),
+        (recorded_outcome(&ended.outcome, transition), ended.message.clone(), ended.paid.as_str()),
         usage,
     )
 }
 
 /// Returns the word for an attempt's end in the attempt's record.
-fn outcome_name(outcome: &Outcome, transition: Transition) -> String {
+fn recorded_outcome(outcome: &Outcome, transition: Transition) -> &'static str {
     match outcome {
-        Outcome::Answered if transition == Transition::Ignore => "superseded".to_owned(),
-        Outcome::Answered => "succeeded".to_owned(),
-        Outcome::Failed(kind) => kind.as_str().to_owned(),
-        Outcome::Exhausted(_) => "rate_limited".to_owned(),
-        Outcome::BadKey => "bad_key".to_owned(),
-        Outcome::LocationRefused => "location_refused".to_owned(),
-        Outcome::Cut => "released".to_owned(),
+        Outcome::Answered if transition == Transition::Ignore => "superseded",
+        outcome => outcome_name(outcome),
+    }
+}
+
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Answered => "succeeded",
+        Outcome::Failed(kind) => kind.as_str(),
+        Outcome::Exhausted(_) => "rate_limited",
+        Outcome::BadKey => "bad_key",
+        Outcome::LocationRefused => "location_refused",
+        Outcome::Cut => "released",
     }
 }
 

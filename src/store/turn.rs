@@ -157,6 +157,8 @@ pub struct Claimed {
     pub request: String,
     /// What goes into the body before it is sent, in the order of its places.
     pub media: Vec<ClaimedMedia>,
+    /// Whether the answer must fit a schema that the request holds.
+    pub has_schema: bool,
 }
 
 /// What a turn did and saw.

@@ -1,9 +1,15 @@
 //! One call to the API: from a claimed job to what it came to.
 
+use std::future::pending;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
 use crate::clock;
 use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
+use crate::domain::output::{Compiled, OutputSchema};
 use crate::domain::price;
 use crate::gemini::client::{ApiKey, Client};
+use crate::gemini::wire;
 use crate::store::{Claimed, Ended, Store};
 use crate::worker::media;
 
@@ -82,22 +88,38 @@ pub(super) async fn run(
     store: Store,
     rules: Rules,
 ) -> Ended {
-    let request = match media::request(&store, claimed, rules.inline_limit).await {
+    let Claimed { request, media, has_schema, .. } = claimed;
+    let (request, schema) =
+        if has_schema { in_thread(move || find_schema(request)).await } else { (request, None) };
+    let request = match media::fill(&store, request, media, rules.inline_limit).await {
         Ok(request) => request,
         Err(reason) => {
             let ended = started.ended(Outcome::Failed(ErrorKind::Media), Some(reason));
             return Ended { paid: Paid::No, ..ended };
         }
     };
-    let call = client.generate(&key.secret, &started.model_name, request).await;
-    let truncated = call.finish_reason.as_deref() == Some("MAX_TOKENS");
-    let (outcome, message) = match call.outcome {
-        Outcome::Answered if rules.reject_truncated && truncated => (
-            Outcome::Failed(ErrorKind::Truncated),
-            Some("the output limit cut the text".to_owned()),
-        ),
-        outcome => (outcome, call.message),
-    };
+    let mut call = client.generate(&key.secret, &started.model_name, request).await;
+    let cut = call.finish_reason.as_deref() == Some("MAX_TOKENS");
+    if call.outcome == Outcome::Answered {
+        let fault = match schema {
+            _ if rules.reject_truncated && cut => Some(truncated("the output limit cut the text")),
+            Some(schema) => {
+                let raw = call.raw.take().unwrap_or_default();
+                let check = move || {
+                    let fault = misfit(&schema, &raw, cut);
+                    (raw, fault)
+                };
+                let (raw, fault) = in_thread(check).await;
+                call.raw = Some(raw);
+                fault
+            }
+            None => None,
+        };
+        if let Some((kind, message)) = fault {
+            call.outcome = Outcome::Failed(kind);
+            call.message = Some(message);
+        }
+    }
     let model = call.model_version.as_deref().unwrap_or(&started.model_name);
     let cost = |usage: Usage| if key.is_free { 0 } else { price::cost(model, &usage) };
     Ended {
@@ -106,6 +128,42 @@ pub(super) async fn run(
         usage: call.usage,
         cost: call.usage.map_or(0, cost),
         raw: call.raw.map(Into::into),
-        ..started.ended(outcome, message)
+        ..started.ended(call.outcome, call.message)
+    }
+}
+
+/// Returns the request's schema made ready. One that is not valid, which an older version took,
+/// checks nothing.
+fn find_schema(request: String) -> (String, Option<Arc<Compiled>>) {
+    let schema = OutputSchema::of_request(&request).ok().flatten();
+    let compiled = schema.and_then(|schema| schema.compile().ok());
+    (request, compiled)
+}
+
+/// Returns what is wrong with an answer that does not fit `schema`. An answer without text, such
+/// as a function call, has nothing to fit.
+fn misfit(schema: &Compiled, raw: &str, cut: bool) -> Option<(ErrorKind, String)> {
+    let text = wire::answer_text(raw).filter(|text| !text.is_empty())?;
+    let reason = schema.check(&text, cut).err()?;
+    Some(if cut {
+        truncated("the output limit cut the text before it fit the response schema")
+    } else {
+        (ErrorKind::InvalidOutput, reason)
+    })
+}
+
+fn truncated(message: &str) -> (ErrorKind, String) {
+    (ErrorKind::Truncated, message.to_owned())
+}
+
+/// Runs what may take long, with a large request or answer, where no call waits for it.
+async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime shuts down, and this attempt with it.
+            Err(_) => pending().await,
+        },
     }
 }

@@ -9,15 +9,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::store::{Claimed, ClaimedMedia, ClaimedSource, Store};
+use crate::store::{ClaimedMedia, ClaimedSource, Store};
 
 /// Returns the whole request of a job.
 ///
 /// # Errors
 /// What is wrong with the media, for people: a file that is gone or was changed since its job was
 /// added, or a request that becomes larger than `limit` bytes.
-pub(super) async fn request(store: &Store, claimed: Claimed, limit: u64) -> Result<String, String> {
-    let Claimed { request, media, .. } = claimed;
+pub(super) async fn fill(
+    store: &Store,
+    request: String,
+    media: Vec<ClaimedMedia>,
+    limit: u64,
+) -> Result<String, String> {
     if media.is_empty() {
         return Ok(request);
     }

@@ -15,6 +15,7 @@ mod media;
 mod pacing;
 mod recovery;
 mod results;
+mod schema;
 mod secrets;
 mod signals;
 mod support;

@@ -39,8 +39,8 @@ fn a_table_has_the_columns_of_a_result() {
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     let results = env.results();
     assert_eq!(rows.len(), 3);
-    // One more for images and clips, which a result without any does not have.
-    assert_eq!(names.len(), results[0].as_object().unwrap().len() + 1);
+    // Two more: `parsed`, and images and clips, which a result without any does not have.
+    assert_eq!(names.len(), results[0].as_object().unwrap().len() + 2);
     let cell = |row: usize, name: &str| {
         let place = names.iter().position(|known| known == name).unwrap();
         rows[row].get(place).unwrap().to_owned()

@@ -29,6 +29,10 @@ pub(crate) struct EnqueueOptions {
     /// Write the bad lines with their reasons to this file
     #[arg(long, value_name = "FILE", requires = "skip_invalid")]
     pub(crate) rejects: Option<PathBuf>,
+    /// Response schema of jobs that have none: a JSON Schema, or the API's own form with types in
+    /// upper case
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
     #[arg(long, hide = true)]
     pub(crate) stream: bool,
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::record::Record;
 use super::results::ResultRow;
 
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "task_id",
     "batch",
     "state",
@@ -25,6 +25,7 @@ const COLUMNS: [&str; 18] = [
     "created_at",
     "started_at",
     "finished_at",
+    "parsed",
     "media",
     "raw",
 ];
@@ -56,9 +57,10 @@ impl<W: Write> CsvRows<W> {
     /// Writes one row.
     pub(super) fn row(&mut self, row: &ResultRow<'_>) -> io::Result<()> {
         let record = Record::new(row)?;
+        let parsed = record.parsed.as_ref().and_then(Option::as_ref);
         let raw = record.raw.as_ref().and_then(Option::as_ref);
         let media = Some(record.media).filter(|media| !media.is_empty());
-        let cells: [Cow<'_, str>; 18] = [
+        let cells: [Cow<'_, str>; 19] = [
             harmless(record.task_id),
             harmless(record.batch),
             record.state.into(),
@@ -75,6 +77,7 @@ impl<W: Write> CsvRows<W> {
             record.created_at.as_str().into(),
             record.started_at.as_deref().unwrap_or_default().into(),
             record.finished_at.as_deref().unwrap_or_default().into(),
+            json(parsed)?,
             json(media)?,
             json(raw)?,
         ];
@@ -110,7 +113,8 @@ mod tests {
     fn objects_are_json_text_and_formulas_are_defused() {
         let table = written(ResultFormat::Csv, &[answered(), failed()]);
         let header = "task_id,batch,state,metadata,response,error,finish_reason,model,\
-                      model_version,usage,attempts,key,line,created_at,started_at,finished_at,media\r\n";
+                      model_version,usage,attempts,key,line,created_at,started_at,finished_at,parsed,\
+                      media\r\n";
         assert!(table.starts_with(header), "{table}");
         assert!(table.contains(r#","{""task_id"": ""task_1"", ""n"": 1.0}","Paris,"#));
         assert!(table.contains("\r\n'=2,prompts,failed,,,"));

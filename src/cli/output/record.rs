@@ -30,6 +30,9 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) media: &'a [MediaItem],
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[expect(clippy::option_option, reason = "absent without a schema; null without an answer")]
+    pub(super) parsed: Option<Option<Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[expect(clippy::option_option, reason = "absent unless asked for; null without an answer")]
     pub(super) raw: Option<Option<Box<RawValue>>>,
 }
@@ -89,6 +92,7 @@ impl<'a> Record<'a> {
             started_at: text_of(job.started_at),
             finished_at: text_of(job.finished_at),
             media: &row.media,
+            parsed: row.parsed.as_ref().map(json).transpose()?,
             raw: if row.full { Some(json(&job.raw)?) } else { None },
         })
     }

@@ -19,6 +19,9 @@ pub(crate) struct ResultRow<'a> {
     pub(crate) response: Option<String>,
     /// The images and clips of the answer.
     pub(crate) media: Vec<MediaItem>,
+    /// The value that the text holds, as JSON text, where the job has a response schema.
+    #[expect(clippy::option_option, reason = "absent without a schema; null without an answer")]
+    pub(crate) parsed: Option<Option<String>>,
     /// Why the answer ended.
     pub(crate) finish_reason: Option<String>,
     /// The model that answered.
@@ -118,6 +121,7 @@ impl<W: Write> ResultsWriter<W> {
 #[cfg(test)]
 pub(super) mod tests {
     use gq::domain::outcome::{ErrorKind, Usage};
+    use gq::domain::output::OutputForm;
     use gq::domain::time::Timestamp;
     use gq::domain::view::{JobError, JobState};
 
@@ -140,6 +144,7 @@ pub(super) mod tests {
             started_at: Some(Timestamp(1000)),
             finished_at: Some(Timestamp(2500)),
             due_at: Timestamp(0),
+            output: None,
         }
     }
 
@@ -162,10 +167,12 @@ pub(super) mod tests {
     pub(in crate::cli::output) fn row(job: &JobView) -> ResultRow<'_> {
         let answer = (job.state == JobState::Succeeded).then(|| "Paris,\n\"FR\".".to_owned());
         let finish_reason = answer.as_ref().map(|_| "STOP".to_owned());
+        let parsed = job.output.map(|_| answer.as_ref().map(|_| r#"{"a": 1.0}"#.to_owned()));
         ResultRow {
             job,
             response: answer,
             media: Vec::new(),
+            parsed,
             finish_reason,
             model_version: None,
             full: false,
@@ -206,6 +213,15 @@ pub(super) mod tests {
         let line = written(ResultFormat::Jsonl, &[failed()]);
         let error = r#""error":{"kind":"blocked","message":"SAFETY","http_status":null}"#;
         assert!(line.contains(error), "{line}");
+    }
+
+    #[test]
+    fn only_a_job_with_a_schema_has_a_parsed_value() {
+        let output = Some(OutputForm::Json);
+        let line = written(ResultFormat::Jsonl, &[JobView { output, ..answered() }]);
+        assert!(line.ends_with(",\"parsed\":{\"a\": 1.0}}\n"), "{line}");
+        let line = written(ResultFormat::Jsonl, &[JobView { output, ..failed() }]);
+        assert!(line.ends_with(",\"parsed\":null}\n"), "{line}");
     }
 
     #[test]

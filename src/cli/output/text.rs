@@ -2,7 +2,7 @@
 
 use super::results::{MediaItem, ResultRow};
 
-/// Returns the answer by itself, or why there is none.
+/// Returns the answer by itself, or why there is none; what does not fit follows the reason.
 pub(super) fn alone(row: &ResultRow<'_>) -> String {
     let only_media = row.response.is_none() && !row.media.is_empty();
     let text = if only_media { None } else { Some(spoken(row)) };
@@ -10,7 +10,11 @@ pub(super) fn alone(row: &ResultRow<'_>) -> String {
 }
 
 fn spoken(row: &ResultRow<'_>) -> String {
-    let mut text = row.response.clone().unwrap_or_else(|| without_answer(row));
+    let mut text = match (&row.job.error, &row.response) {
+        (None, Some(answer)) => answer.clone(),
+        (Some(_), Some(misfit)) => format!("{}\n{misfit}", without_answer(row)),
+        (_, None) => without_answer(row),
+    };
     if !text.ends_with('\n') {
         text.push('\n');
     }

@@ -14,6 +14,7 @@ use crate::domain::parts::{self, Part};
 use crate::domain::schema::{self, Kind, Message, Problem, Violation};
 
 const REQUEST: &str = "GenerateContentRequest";
+const SCHEMA: &str = "Schema";
 /// How many violations one reason tells.
 const TOLD: usize = 3;
 
@@ -149,6 +150,14 @@ pub(super) fn check_batch(text: &str) -> Result<Option<String>, String> {
         return Err("nothing to send: `request.contents` is empty".to_owned());
     }
     Ok(value.get("model").and_then(Value::as_str).map(str::to_owned))
+}
+
+/// Returns a schema in the API's own language under the API's names, as text in the user's order.
+pub(super) fn named_as_in_the_api(text: &str, schema: &Value) -> Result<String, String> {
+    refuse(&schema::check(SCHEMA, schema), "")?;
+    let mut out = String::with_capacity(text.len());
+    write_renamed(&Kind::Message(SCHEMA), false, text, "schema", &mut out)?;
+    Ok(out)
 }
 
 fn refuse(violations: &[Violation], prefix: &str) -> Result<(), String> {

@@ -6,7 +6,7 @@ use crate::domain::media_type;
 use crate::domain::parts::Kind;
 
 fn defaults() -> Defaults {
-    Defaults { model: "m".to_owned(), priority: 0, max_attempts: 5, not_before: None }
+    Defaults { model: "m".to_owned(), priority: 0, max_attempts: 5, not_before: None, schema: None }
 }
 
 /// Finds every file but `none`, with a type that its name tells.
@@ -411,4 +411,90 @@ fn other_media_are_other_content() {
     ];
     let digests: std::collections::HashSet<_> = lines.iter().map(|line| job(line).digest).collect();
     assert_eq!(digests.len(), lines.len());
+}
+
+fn with_schema(schema: &str, line: &str) -> Result<NewJob, String> {
+    let schema = Some(DefaultSchema::parse(schema)?);
+    Ok(parse_line(line, 7, &Defaults { schema, ..defaults() }, &look)?.unwrap())
+}
+
+#[test]
+fn a_request_with_a_schema_says_in_which_form_the_answer_comes() {
+    let output = |config: &str| {
+        let prompt = format!(r#"{{"prompt": "x", "generation_config": {config}}}"#);
+        let batch = format!(
+            r#"{{"key": "k", "request": {{"contents": [{{"parts": [{{"text": "a"}}]}}],
+                "generation_config": {config}}}}}"#
+        );
+        assert_eq!(job(&prompt).output, job(&batch).output, "{config}");
+        job(&prompt).output
+    };
+    let json =
+        r#"{"response_schema": {"type": "OBJECT"}, "response_mime_type":"application/json"}"#;
+    assert_eq!(output(json), Some(OutputForm::Json));
+    let word = r#"{"responseMimeType": "text/x.enum", "responseJsonSchema": {"enum": ["a"]}}"#;
+    assert_eq!(output(word), Some(OutputForm::Enum));
+    assert_eq!(output(r#"{"responseMimeType": "application/json"}"#), None);
+    assert_eq!(output(r#"{"response_schema": null}"#), None);
+}
+
+#[test]
+fn a_schema_that_is_none_is_refused() {
+    for (config, part) in [
+        (r#"{"response_schema": {"type": "TEXT"}}"#, "`generation_config.response_schema`: `type`"),
+        (r#"{"response_json_schema": {"type": 5}}"#, "`generation_config.response_json_schema`:"),
+        (r#"{"responseSchema": {}, "responseJsonSchema": {}}"#, "cannot stand together"),
+        (r#"{"responseJsonSchema": {"$ref": "http://x.example/s"}}"#, "outside of the schema"),
+    ] {
+        let reason = refusal(&format!(r#"{{"prompt": "x", "generation_config": {config}}}"#));
+        assert!(reason.contains(part), "{reason}");
+        let line = format!(
+            r#"{{"request": {{"contents": [{{"parts": []}}], "generationConfig": {config}}}}}"#
+        );
+        assert!(refusal(&line).contains(part), "{line}");
+    }
+}
+
+#[test]
+fn a_default_schema_goes_into_lines_that_have_none() {
+    let start = r#"{"contents":[{"role":"user","parts":[{"text":"x"}]}],"generationConfig":{"#;
+    let openapi = "{\"type\": \"OBJECT\", \"properties\": {\"my_b\": {\"type\": \"STRING\"},\n\
+                   \"a\": {\"type\": \"STRING\", \"min_length\": 1}}}";
+    let job = with_schema(openapi, r#"{"prompt": "x"}"#).unwrap();
+    let named = r#"{"type":"OBJECT","properties":{"my_b":{"type":"STRING"},"a":{"type":"STRING","minLength":1}}}"#;
+    let wanted =
+        format!(r#"{start}"responseMimeType":"application/json","responseSchema":{named}}}}}"#);
+    assert_eq!((job.request, job.output), (wanted, Some(OutputForm::Json)));
+
+    let schema = r#"{"enum": ["b", "a"]}"#;
+    let line = r#"{"prompt": "x", "generation_config": {"response_mime_type": "text/x.enum", "seed": 1, "response_schema": null}}"#;
+    let job = with_schema(schema, line).unwrap();
+    let wanted = format!(
+        r#"{start}"responseMimeType":"text/x.enum","seed":1,"responseJsonSchema":{schema}}}}}"#
+    );
+    assert_eq!((job.request, job.output), (wanted, Some(OutputForm::Enum)));
+
+    let line =
+        r#"{"key": "k", "request": {"contents": [{"parts": [ ]}], "generation_config": null}}"#;
+    let wanted = format!(
+        r#"{{"contents":[{{"parts": [ ]}}],"generationConfig":{{"responseMimeType":"application/json","responseJsonSchema":{schema}}}}}"#
+    );
+    assert_eq!(with_schema(schema, line).unwrap().request, wanted);
+
+    let own = r#"{"prompt": "x", "generation_config": {"response_schema": {"type": "STRING"}}}"#;
+    assert_eq!(with_schema(schema, own).unwrap(), super::tests::job(own));
+}
+
+#[test]
+fn a_default_schema_must_be_one() {
+    for (schema, part) in [
+        ("{", "not valid JSON: EOF"),
+        ("[]", "a schema is a JSON object"),
+        (r#"{"type": "OBJECT", "propertys": {}}"#, "unknown field `propertys`"),
+        (r#"{"type": "text"}"#, "not a valid schema at `/type`"),
+    ] {
+        let reason = DefaultSchema::parse(schema).unwrap_err();
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(DefaultSchema::parse("\u{feff} {\"type\": \"object\"}\n").is_ok());
 }
