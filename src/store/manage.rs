@@ -192,11 +192,15 @@ async fn prune_chunk(
     .fetch_all(&mut *connection)
     .await?;
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    if ids.is_empty() {
+        // All are gone: bytes that none of the others needs are looked for once.
+        media::sweep(connection).await?;
+        return Ok((0, None));
+    }
     sqlx::query("DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?1))")
         .bind(bulk::json(&ids)?)
         .execute(&mut *connection)
         .await?;
-    media::sweep(connection).await?;
     let mut moved: BTreeMap<i64, Counts> = BTreeMap::new();
     for (_, batch, state) in &jobs {
         moved.entry(*batch).or_default().add(state.parse().map_err(StoreError::Value)?, -1);
