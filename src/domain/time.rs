@@ -9,6 +9,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub i64);
 
+/// Returns a file's time of change, as the system tells it, in nanoseconds since 1970.
+pub fn file_time(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
 impl Timestamp {
     /// Reads an RFC 3339 time; `None` where it is none.
     pub fn parse(text: &str) -> Option<Self> {

@@ -1,6 +1,6 @@
 //! Looks at the files that lines name.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::domain::input::FoundFile;
 use crate::domain::media_type;
 use crate::domain::parts::Kind;
+use crate::domain::time::file_time;
 
 /// Looks at the file that `path` names, seen from `folder`.
 pub(super) fn look(folder: &Path, kind: Kind, path: &str) -> Result<FoundFile, String> {
@@ -28,7 +29,7 @@ pub(super) fn look(folder: &Path, kind: Kind, path: &str) -> Result<FoundFile, S
         mime_type: media_type::of_content(kind, &head, path),
         path: whole.map_err(|_| format!("`{path}` is in a folder whose name is not UTF-8"))?,
         size: data.len(),
-        modified: modified(&data),
+        modified: file_time(data.mtime(), data.mtime_nsec()),
     })
 }
 
@@ -36,11 +37,6 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(media_type::HEAD);
     File::open(path)?.take(media_type::HEAD as u64).read_to_end(&mut head)?;
     Ok(head)
-}
-
-/// Returns when a file was changed last, in nanoseconds since 1970.
-fn modified(data: &Metadata) -> i64 {
-    data.mtime().saturating_mul(1_000_000_000).saturating_add(data.mtime_nsec())
 }
 
 fn told(path: &str, error: &io::Error) -> String {

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::domain::time::file_time;
 use crate::store::{ClaimedMedia, ClaimedSource, Store};
 
 /// Returns the whole request of a job.
@@ -77,7 +78,7 @@ fn read_unchanged(path: &str, size: u64, modified: i64) -> Result<Vec<u8>, Strin
     let changed = || format!("the file `{path}` was changed after its job was added");
     let check = |file: &File| {
         let data = file.metadata().map_err(told)?;
-        let time = data.mtime().saturating_mul(1_000_000_000).saturating_add(data.mtime_nsec());
+        let time = file_time(data.mtime(), data.mtime_nsec());
         if data.len() == size && time == modified { Ok(()) } else { Err(changed()) }
     };
     check(&file)?;
