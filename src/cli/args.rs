@@ -108,6 +108,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// List, check or switch the keys
     Keys(KeysArgs),
+    /// List the media that were uploaded to the API, or remove them there
+    Media(MediaArgs),
     /// Put failed or cancelled jobs back, with fresh attempts
     Retry(SelectArgs),
     /// Cancel pending jobs, and cut off running ones
@@ -225,6 +227,17 @@ pub(crate) enum KeysAction {
     Disable,
     /// Switch them on again
     Enable,
+}
+
+/// Flags of `gq media`.
+#[derive(Debug, Args)]
+pub(crate) struct MediaArgs {
+    /// Remove them at the API; a job that needs one uploads it again
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Form of the list
+    #[arg(long, value_name = "FORMAT", default_value = "text", conflicts_with = "delete")]
+    pub(crate) format: Report,
 }
 
 /// Flags of `gq retry` and `gq cancel`.

@@ -13,6 +13,7 @@ mod progress;
 mod results;
 pub(crate) mod settings;
 mod signals;
+mod uploads;
 mod work;
 
 use clap::CommandFactory as _;
@@ -70,6 +71,7 @@ async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
         Command::Show(args) => results::show(context, args).await,
         Command::Status(args) => manage::status(context, args).await,
         Command::Keys(args) => manage::keys(context, args).await,
+        Command::Media(args) => uploads::run(context, args).await,
         Command::Retry(args) => manage::change(context, args, manage::Change::Retry).await,
         Command::Cancel(args) => manage::change(context, args, manage::Change::Cancel).await,
         Command::Prune(args) => manage::prune(context, args).await,

@@ -15,6 +15,7 @@ struct Told {
     waiting: Option<Waiting>,
     counts: Counts,
     in_flight: usize,
+    uploads: usize,
 }
 
 /// Shows what a worker tells of itself.
@@ -68,9 +69,10 @@ impl Told {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Failed { kind, .. } => *self.failures.entry(kind.as_str()).or_default() += 1,
-            Event::Turn { counts, in_flight, waiting } => {
+            Event::Turn { counts, in_flight, uploads, waiting } => {
                 self.counts = *counts;
                 self.in_flight = *in_flight;
+                self.uploads = *uploads;
                 self.waiting.clone_from(waiting);
             }
             _ => {}
@@ -82,6 +84,9 @@ impl Told {
         // Writing to a string cannot fail.
         use std::fmt::Write as _;
         let mut line = format!(", {} in flight", self.in_flight);
+        if self.uploads > 0 {
+            let _ = write!(line, ", {} uploading", self.uploads);
+        }
         for (kind, count) in &self.failures {
             let _ = write!(line, ", {count} {kind}");
         }
@@ -105,6 +110,13 @@ fn log(event: &Event) {
         }
         Event::Retrying { task_id, kind, message } => {
             tracing::info!(task_id, %kind, message, "attempt failed; the job is tried again");
+        }
+        Event::Uploading { key, path, bytes } => {
+            let path = path.as_deref().unwrap_or("bytes of a line");
+            tracing::info!(key, path, bytes, "uploading media");
+        }
+        Event::UploadFailed { kind, message } => {
+            tracing::warn!(%kind, message, "upload failed; the jobs that need it are told so");
         }
         Event::KeyRefused { key, message } => {
             tracing::warn!(key, message, "the API refused a key; it is not used any more");
@@ -144,8 +156,16 @@ mod tests {
         }
         let waiting =
             Waiting { reason: "all 4 keys rest".into(), until: Some(Timestamp(1_800_000_000_000)) };
-        told.take(&Event::Turn { counts: Counts::default(), in_flight: 0, waiting: Some(waiting) });
+        told.take(&Event::Turn {
+            counts: Counts::default(),
+            in_flight: 0,
+            uploads: 2,
+            waiting: Some(waiting),
+        });
         let line = told.line();
-        assert!(line.starts_with(", 0 in flight, 2 blocked; all 4 keys rest; next at "), "{line}");
+        assert!(
+            line.starts_with(", 0 in flight, 2 uploading, 2 blocked; all 4 keys rest; next at "),
+            "{line}"
+        );
     }
 }

@@ -11,7 +11,7 @@ use super::args::{GlobalArgs, PacingArgs};
 const DEFAULT_DB: &str = "gq.db";
 const DEFAULT_MODEL: &str = "gemini-flash-latest";
 /// Variables of flags that a later version brings.
-const NOT_YET: [&str; 4] = ["GQ_RPM", "GQ_TPM", "GQ_RPD", "GQ_INLINE_LIMIT"];
+const NOT_YET: [&str; 3] = ["GQ_RPM", "GQ_TPM", "GQ_RPD"];
 
 /// Returns the path of the database.
 pub(crate) fn database(args: &GlobalArgs, environment: &Environment) -> PathBuf {

@@ -126,7 +126,7 @@ async fn work(
     };
     let visible = context.args.progress || (context.out.stderr_is_terminal && !context.args.quiet);
     let progress = Progress::start(visible);
-    let options = worker_options(options, pacing, scope, api.keys);
+    let options = worker_options(options, pacing, scope, &api);
     let finish =
         gq::worker::run(store, &api.client, options, stop.phase.clone(), progress.events());
     let finish = finish.await;
@@ -166,7 +166,7 @@ fn worker_options(
     options: &WorkOptions,
     pacing: &Pacing,
     batch: Option<i64>,
-    keys: Vec<gq::worker::WorkerKey>,
+    api: &Api,
 ) -> WorkerOptions {
     let limit =
         |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
@@ -189,12 +189,14 @@ fn worker_options(
                 tokens: limit(pacing.max_tokens),
                 cost: pacing.max_cost,
             },
+            inline_limit: pacing.inline_limit,
+            api: api.client.base_url().clone(),
         },
         worker_cooldown: pacing.worker_cooldown,
         grace: options.grace,
         on_exhausted: pacing.on_exhausted,
         reject_truncated: options.reject_truncated,
-        inline_limit: pacing.inline_limit,
-        keys,
+        processing_limit: pacing.request_timeout,
+        keys: api.keys.clone(),
     }
 }

@@ -58,13 +58,20 @@ pub fn after_attempt(job: &Job, outcome: &Outcome, jitter: f64) -> Transition {
     if !job.owned {
         return Transition::Ignore;
     }
-    let Outcome::Failed(kind) = outcome else {
-        return Transition::Release;
+    let (kind, allowed) = match outcome {
+        Outcome::Failed(kind) => (*kind, retry::allowed(*kind)),
+        Outcome::FileRefused => (ErrorKind::Media, None),
+        Outcome::Answered
+        | Outcome::Exhausted(_)
+        | Outcome::BadKey
+        | Outcome::LocationRefused
+        | Outcome::FileExpired
+        | Outcome::Cut => return Transition::Release,
     };
     let used = job.attempts + 1;
-    let spent = retry::allowed(*kind).is_some_and(|allowed| job.alike + 1 >= allowed);
+    let spent = allowed.is_some_and(|allowed| job.alike + 1 >= allowed);
     if spent || used >= job.max_attempts {
-        Transition::Fail(*kind)
+        Transition::Fail(kind)
     } else {
         Transition::RetryAfter(retry::delay(used, jitter))
     }

@@ -14,4 +14,5 @@ pub mod retry;
 pub mod schema;
 pub mod slot;
 pub mod time;
+pub mod upload;
 pub mod view;

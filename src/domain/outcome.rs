@@ -173,6 +173,11 @@ pub enum Outcome {
     BadKey,
     /// The API serves nobody from this address: no job's and no key's fault.
     LocationRefused,
+    /// The key may not use a file that the request names, or not yet: another key or a later try
+    /// may.
+    FileRefused,
+    /// A file that was good before is so no more: it is uploaded again and the job waits.
+    FileExpired,
     /// We cut it ourselves, at a stop or a cancel.
     Cut,
 }

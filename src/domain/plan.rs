@@ -1,11 +1,12 @@
 //! Which due jobs start now, and with which key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::domain::time::Timestamp;
+use crate::domain::upload::Progress;
 
 /// A job that is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its row.
     pub job: i64,
@@ -15,9 +16,13 @@ pub struct Candidate {
     pub priority: i64,
     /// Earlier goes first, at one priority.
     pub due_at: Timestamp,
+    /// The key whose last attempt at it failed; another is tried first.
+    pub avoid: Option<i64>,
+    /// How far each key is with media that have to be uploaded; absent where there are none.
+    pub uploads: Option<HashMap<i64, Progress>>,
 }
 
-/// A key that may be used now for one model.
+/// A key that may be used now for one model, or soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenSlot {
     /// The key's row.
@@ -48,36 +53,82 @@ pub struct Grant {
     pub key: i64,
 }
 
+/// What happens in a turn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Jobs that start.
+    pub calls: Vec<Grant>,
+    /// Jobs that wait until the key has their media.
+    pub uploads: Vec<Grant>,
+}
+
 /// Gives each candidate, best first, the least busy slot of its model that has room.
 ///
-/// A model without room stands in nobody's way.
-pub fn plan(mut candidates: Vec<Candidate>, slots: &[OpenSlot], bounds: Bounds) -> Vec<Grant> {
+/// A model without room stands in nobody's way. A job with uploads goes to a key that has them, and
+/// waits for one that has them and no room at the moment; only where none of them may be used are
+/// they uploaded for another.
+pub fn plan(mut candidates: Vec<Candidate>, slots: &[OpenSlot], bounds: Bounds) -> Plan {
     candidates.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.due_at, job.job));
-    let mut by_model: HashMap<i64, Vec<OpenSlot>> = HashMap::new();
-    for slot in slots.iter().filter(|slot| slot.room > 0) {
-        by_model.entry(slot.model).or_default().push(*slot);
+    let mut slots = Slots::new(slots, bounds);
+    let mut plan = Plan::default();
+    for job in &candidates {
+        let (key, to) = match slots.place(job) {
+            Some(Place::Call(key)) => (key, &mut plan.calls),
+            Some(Place::Upload(key)) => (key, &mut plan.uploads),
+            None => continue,
+        };
+        to.push(Grant { job: job.job, key });
     }
-    let mut grants = Vec::new();
-    let mut used = std::collections::HashSet::new();
-    for job in candidates {
-        if grants.len() == bounds.calls {
-            break;
+    plan
+}
+
+/// Where a job goes.
+enum Place {
+    Call(i64),
+    Upload(i64),
+}
+
+/// The slots as the plan fills them.
+struct Slots {
+    by_model: HashMap<i64, Vec<OpenSlot>>,
+    bounds: Bounds,
+    /// Keys with a call in this plan.
+    used: HashSet<i64>,
+}
+
+impl Slots {
+    fn new(slots: &[OpenSlot], bounds: Bounds) -> Self {
+        let mut by_model: HashMap<i64, Vec<OpenSlot>> = HashMap::new();
+        for slot in slots {
+            by_model.entry(slot.model).or_default().push(*slot);
         }
-        let Some(slots) = by_model.get_mut(&job.model) else {
-            continue;
+        Self { by_model, bounds, used: HashSet::new() }
+    }
+
+    fn place(&mut self, job: &Candidate) -> Option<Place> {
+        let slots = self.by_model.get_mut(&job.model)?;
+        let progress = |slot: &OpenSlot| Some(job.uploads.as_ref()?.get(&slot.key)?.clone());
+        let has_all = |slot: &OpenSlot| {
+            job.uploads.is_none() || progress(slot).is_some_and(|it| it.is_settled())
         };
-        let open = slots
-            .iter_mut()
-            .filter(|slot| slot.room > 0 && !(bounds.one_call_a_key && used.contains(&slot.key)));
-        let Some(slot) = open.min_by_key(|slot| slot.in_flight) else {
-            continue;
-        };
+        let burden = |slot: &OpenSlot| (job.avoid == Some(slot.key), slot.in_flight);
+        if !slots.iter().any(has_all) {
+            let started = |slot: &OpenSlot| progress(slot) == Some(Progress::UnderWay);
+            let slot = slots.iter_mut().min_by_key(|slot| (!started(slot), burden(slot)))?;
+            slot.in_flight += 1;
+            return Some(Place::Upload(slot.key));
+        }
+        let one_call_a_key = self.bounds.one_call_a_key;
+        let is_free =
+            |slot: &OpenSlot| slot.room > 0 && !(one_call_a_key && self.used.contains(&slot.key));
+        let open = slots.iter_mut().filter(|slot| has_all(slot) && is_free(slot));
+        let slot = open.min_by_key(|slot| burden(slot)).filter(|_| self.bounds.calls > 0)?;
         slot.room -= 1;
         slot.in_flight += 1;
-        used.insert(slot.key);
-        grants.push(Grant { job: job.job, key: slot.key });
+        self.bounds.calls -= 1;
+        self.used.insert(slot.key);
+        Some(Place::Call(slot.key))
     }
-    grants
 }
 
 #[cfg(test)]
@@ -87,7 +138,7 @@ mod tests {
     use super::*;
 
     fn job(job: i64, model: i64, priority: i64) -> Candidate {
-        Candidate { job, model, priority, due_at: Timestamp(0) }
+        Candidate { job, model, priority, due_at: Timestamp(0), avoid: None, uploads: None }
     }
 
     fn slot(key: i64, model: i64, room: usize) -> OpenSlot {
@@ -100,22 +151,76 @@ mod tests {
 
     #[test]
     fn higher_priority_first_then_the_earlier() {
-        let grants =
-            plan(vec![job(1, 1, 0), job(2, 1, 5), job(3, 1, 0)], &[slot(7, 1, 10)], bounds(2));
+        let jobs = vec![job(1, 1, 0), job(2, 1, 5), job(3, 1, 0)];
+        let grants = plan(jobs, &[slot(7, 1, 10)], bounds(2)).calls;
         assert_eq!(grants.iter().map(|grant| grant.job).collect::<Vec<_>>(), [2, 1]);
     }
 
     #[test]
     fn a_model_without_a_slot_delays_no_other() {
-        let grants = plan(vec![job(1, 1, 9), job(2, 2, 0)], &[slot(7, 2, 1)], bounds(9));
+        let grants = plan(vec![job(1, 1, 9), job(2, 2, 0)], &[slot(7, 2, 1)], bounds(9)).calls;
         assert_eq!(grants, [Grant { job: 2, key: 7 }]);
     }
 
     #[test]
     fn work_is_spread_over_the_keys() {
         let jobs = (0..6).map(|id| job(id, 1, 0)).collect();
-        let grants = plan(jobs, &[slot(7, 1, 9), slot(8, 1, 9)], bounds(6));
+        let grants = plan(jobs, &[slot(7, 1, 9), slot(8, 1, 9)], bounds(6)).calls;
         assert_eq!(grants.iter().filter(|grant| grant.key == 7).count(), 3);
+    }
+
+    fn with_uploads(number: i64, progress: &[(i64, Progress)]) -> Candidate {
+        Candidate { uploads: Some(progress.iter().cloned().collect()), ..job(number, 1, 0) }
+    }
+
+    fn granted(grants: &[Grant]) -> Vec<(i64, i64)> {
+        grants.iter().map(|grant| (grant.job, grant.key)).collect()
+    }
+
+    #[test]
+    fn a_job_that_failed_goes_to_another_key_if_there_is_one() {
+        let failed = || Candidate { avoid: Some(7), ..job(1, 1, 0) };
+        let busy = OpenSlot { in_flight: 5, ..slot(8, 1, 9) };
+        let both = plan(vec![failed()], &[slot(7, 1, 9), busy], bounds(1));
+        assert_eq!(granted(&both.calls), [(1, 8)]);
+        assert_eq!(granted(&plan(vec![failed()], &[slot(7, 1, 9)], bounds(1)).calls), [(1, 7)]);
+    }
+
+    #[test]
+    fn uploads_that_nobody_has_are_spread_over_the_keys() {
+        let jobs = (1..=4).map(|number| with_uploads(number, &[])).collect();
+        let plan = plan(jobs, &[slot(7, 1, 9), slot(8, 1, 9)], bounds(4));
+        assert_eq!(plan.calls, []);
+        assert_eq!(granted(&plan.uploads), [(1, 7), (2, 8), (3, 7), (4, 8)]);
+    }
+
+    #[test]
+    fn a_job_goes_to_a_key_that_has_its_uploads_or_waits_for_it() {
+        let job = |number| with_uploads(number, &[(8, Progress::Ready), (7, Progress::UnderWay)]);
+        let slots = [slot(7, 1, 9), slot(8, 1, 1)];
+        let plan = plan(vec![job(1), job(2)], &slots, bounds(4));
+        assert_eq!((granted(&plan.calls), plan.uploads), (vec![(1, 8)], vec![]));
+    }
+
+    #[test]
+    fn uploads_go_to_another_key_where_the_one_that_has_them_rests() {
+        let jobs = vec![with_uploads(1, &[(9, Progress::Ready), (8, Progress::UnderWay)])];
+        let plan = plan(jobs, &[slot(7, 1, 9), slot(8, 1, 9)], bounds(4));
+        assert_eq!((plan.calls, granted(&plan.uploads)), (vec![], vec![(1, 8)]));
+    }
+
+    #[test]
+    fn a_failed_upload_is_told_by_a_call_that_ends_at_once() {
+        let failed = Progress::Failed(crate::domain::outcome::ErrorKind::Media, "x".into());
+        let plan = plan(vec![with_uploads(1, &[(7, failed)])], &[slot(7, 1, 1)], bounds(1));
+        assert_eq!(granted(&plan.calls), [(1, 7)]);
+    }
+
+    #[test]
+    fn jobs_with_uploads_to_wait_for_take_no_place_from_others() {
+        let jobs = vec![with_uploads(1, &[]), with_uploads(2, &[]), job(3, 1, 0)];
+        let plan = plan(jobs, &[slot(7, 1, 9)], bounds(1));
+        assert_eq!((granted(&plan.calls), plan.uploads.len()), (vec![(3, 7)], 2));
     }
 
     proptest! {
@@ -129,7 +234,7 @@ mod tests {
             let mut seen = std::collections::HashSet::new();
             let slots: Vec<_> = slots.into_iter().map(|(key, model, room)| slot(key, model, room))
                 .filter(|slot| seen.insert((slot.key, slot.model))).collect();
-            let grants = plan(jobs.clone(), &slots, Bounds { calls, one_call_a_key });
+            let grants = plan(jobs.clone(), &slots, Bounds { calls, one_call_a_key }).calls;
             prop_assert!(grants.len() <= calls);
             let mut started = std::collections::HashSet::new();
             let mut left: std::collections::HashMap<_, _> =

@@ -297,3 +297,30 @@ pub struct QueueStatus {
     /// What unfinished jobs wait for, if they wait.
     pub waiting_for: Option<Waiting>,
 }
+
+/// A file at the API that gq uploaded, or is about to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadView {
+    /// The row.
+    pub id: i64,
+    /// The row of the key that owns the file.
+    pub key_id: i64,
+    /// The variable of that key.
+    pub key: String,
+    /// The address of the API.
+    pub api: String,
+    /// The type.
+    pub mime_type: String,
+    /// The size.
+    pub bytes: u64,
+    /// `uploading`, `processing`, `ready`, `failed` or `expired`.
+    pub state: String,
+    /// The API's name, once it has one.
+    pub name: Option<String>,
+    /// Until when jobs use it, or are told of its failure.
+    pub usable_until: Option<Timestamp>,
+    /// Why it failed.
+    pub message: Option<String>,
+    /// A file with this content, where it is not bytes of a line.
+    pub path: Option<String>,
+}

@@ -93,8 +93,8 @@ fn classify_error(status: u16, error: &ApiError, retry_after: Option<Duration>) 
     match status {
         400 if error.blames_key() => Outcome::BadKey,
         400 if says("User location is not supported") => Outcome::LocationRefused,
-        400 if says("not in an ACTIVE state") => Outcome::Failed(ErrorKind::Media),
-        403 if says("permission to access the File") => Outcome::Failed(ErrorKind::Media),
+        400 if says("not in an ACTIVE state") => Outcome::FileRefused,
+        403 if says("permission to access the File") => Outcome::FileRefused,
         403 if says("CachedContent not found") => Outcome::Failed(ErrorKind::InvalidRequest),
         429 => Outcome::Exhausted(exhaustion(error, retry_after)),
         _ => without_details(status, retry_after),
@@ -279,11 +279,7 @@ mod tests {
                 body(400, "API key not valid. Please pass a valid API key.", ""),
                 Outcome::BadKey,
             ),
-            (
-                400,
-                body(400, "The File a is not in an ACTIVE state", ""),
-                Outcome::Failed(ErrorKind::Media),
-            ),
+            (400, body(400, "The File a is not in an ACTIVE state", ""), Outcome::FileRefused),
             (
                 403,
                 body(403, "CachedContent not found (or permission denied)", ""),
@@ -292,7 +288,7 @@ mod tests {
             (400, body(400, location, ""), Outcome::LocationRefused),
             (401, body(401, "x", ""), Outcome::BadKey),
             (403, body(403, "leaked", ""), Outcome::BadKey),
-            (403, body(403, file, ""), Outcome::Failed(ErrorKind::Media)),
+            (403, body(403, file, ""), Outcome::FileRefused),
             (404, body(404, "no model", ""), Outcome::Failed(ErrorKind::ModelNotFound)),
             (499, body(499, "cancelled", ""), Outcome::Failed(ErrorKind::ServerError)),
             (500, body(500, "x", ""), Outcome::Failed(ErrorKind::ServerError)),

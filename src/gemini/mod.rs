@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod error;
+pub mod files;
 mod quota;
 pub mod redact;
 pub mod wire;

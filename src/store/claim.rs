@@ -10,16 +10,20 @@ use crate::domain::slot::Slot;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
 use crate::store::keys::{self, KeyRow};
-use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, UsedUp, WorkerId};
+use crate::store::needs::{Needs, Room};
+use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, TurnRequest, UsedUp, WorkerId};
 use crate::store::{StoreError, bulk, media, settle};
 
-/// Claims up to `capacity` jobs, and tells in `report` what it saw.
+/// How many due jobs are looked at beyond those that may start, where some may have to wait for
+/// uploads.
+const AHEAD: usize = 256;
+
+/// Claims what may start, orders what has to be done before more can, and tells in `report` what it
+/// saw.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
-    worker: WorkerId,
+    request: &TurnRequest,
     moment: Moment,
-    capacity: usize,
-    own_keys: &[i64],
     policy: &Policy,
     report: &mut TurnReport,
 ) -> Result<(), StoreError> {
@@ -27,14 +31,14 @@ pub(super) async fn claim(
     let (counts, used, next_call_at) = scope(connection, policy.batch).await?;
     report.counts = counts;
     let all = keys::all(connection).await?;
-    let own: Vec<KeyRow> = all.into_iter().filter(|key| own_keys.contains(&key.id)).collect();
+    let own: Vec<KeyRow> = all.into_iter().filter(|key| request.keys.contains(&key.id)).collect();
     report.keys_alive = own.iter().filter(|key| key.is_alive()).count();
     let left = budget_left(policy, &used, counts.running);
     report.budget_reached = left == 0;
     if counts.pending == 0 {
         return Ok(());
     }
-    let mut calls = capacity.min(left);
+    let mut calls = request.capacity.min(left);
     let mut wake = Wake::default();
     if !policy.api_call_interval.is_zero() && calls > 0 {
         let due = keys::rest_end(Timestamp(next_call_at), policy.api_call_interval + STARTING, now);
@@ -43,22 +47,63 @@ pub(super) async fn claim(
             wake.at(due);
         }
     }
-    let open = open_slots(connection, &own, policy, now, capacity, &mut wake).await?;
-    let candidates = candidates(connection, policy.batch, now, calls, &open, &mut wake).await?;
+    let open = open_slots(connection, &own, policy, now, request.capacity, &mut wake).await?;
+    let ahead = if calls > 0 && media::any(connection).await? { AHEAD } else { 0 };
+    let look = Look { batch: policy.batch, now, calls, ahead };
+    let mut candidates = candidates(connection, look, &open, &mut wake).await?;
     report.waiting = wake.waiting(&candidates, &open);
     report.wake_at = wake.earliest;
+    let mut needs = Needs::default();
+    if ahead > 0 {
+        needs = Needs::read(connection, &mut candidates, policy, now).await?;
+    }
     let bounds = Bounds { calls, one_call_a_key: !policy.key_cooldown.is_zero() };
-    let grants = plan::plan(candidates, &open.slots, bounds);
-    report.claimed = write(connection, worker, moment, &grants, policy).await?;
+    let plan = plan::plan(candidates, &open.slots, bounds);
+    let claimant = Claimant {
+        worker: request.worker,
+        moment,
+        lease: i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX),
+    };
+    report.claimed = write(connection, claimant, &plan.calls).await?;
+    needs.equip(connection, &mut report.claimed).await?;
+    let room = Room { orders: request.room, hashing: &request.hashing, api: &policy.api };
+    report.orders = needs.prepare(connection, &plan.uploads, claimant, room).await?;
     if !policy.api_call_interval.is_zero() && !report.claimed.is_empty() {
         report.reserved = Some(reserve_interval(connection, now, policy.api_call_interval).await?);
     }
-    let started = i64::try_from(report.claimed.len()).unwrap_or(i64::MAX);
-    if policy.batch.is_some() || started > 0 {
+    if !report.claimed.is_empty() {
+        let started = i64::try_from(report.claimed.len()).unwrap_or(i64::MAX);
         report.counts.pending -= started;
         report.counts.running += started;
     }
     Ok(())
+}
+
+/// Who claims, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claimant {
+    pub(super) worker: WorkerId,
+    pub(super) moment: Moment,
+    /// In milliseconds.
+    lease: i64,
+}
+
+impl Claimant {
+    /// Returns the end of the lease on the boot-time clock.
+    pub(super) fn lease_until(&self) -> i64 {
+        self.moment.boot.saturating_add(self.lease)
+    }
+}
+
+/// Which due jobs are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    batch: Option<i64>,
+    now: Timestamp,
+    /// Calls that may start.
+    calls: usize,
+    /// Jobs to look at beyond those.
+    ahead: usize,
 }
 
 /// Returns how many calls the budget still allows; calls in flight count as made.
@@ -163,6 +208,9 @@ async fn open_slots(
         if let Some(end) = key.cooldown_end(policy.key_cooldown, now) {
             wake.at(end);
             open.cooling += 1;
+            // It may be used soon: jobs whose media it has wait for it.
+            let slot = |&model: &i64| OpenSlot { key: key.id, model, room: 0, in_flight: 0 };
+            open.slots.extend(models.iter().map(slot));
             continue;
         }
         for &model in &models {
@@ -220,9 +268,7 @@ async fn in_flight(
 /// Reads due jobs of models with an open slot, best first, and notes when the next come due.
 async fn candidates(
     connection: &mut SqliteConnection,
-    batch: Option<i64>,
-    now: Timestamp,
-    calls: usize,
+    Look { batch, now, calls, ahead }: Look,
     open: &Open,
     wake: &mut Wake,
 ) -> Result<Vec<Candidate>, StoreError> {
@@ -230,17 +276,22 @@ async fn candidates(
     for &model in &open.models {
         let room: usize =
             open.slots.iter().filter(|slot| slot.model == model).map(|slot| slot.room).sum();
-        let wanted = calls.min(room);
+        let wanted = if room == 0 { 0 } else { calls.min(room) + ahead };
         let mut taken = 0;
         let mut below = i64::MAX;
         while let Some(priority) = next_priority(connection, batch, model, below).await? {
             if taken < wanted {
                 let limit = i64::try_from(wanted - taken).unwrap_or(i64::MAX);
-                for (job, due_at) in due(connection, batch, (model, priority), now, limit).await? {
-                    let due_at = Timestamp(due_at);
-                    candidates.push(Candidate { job, model, priority, due_at });
-                    taken += 1;
-                }
+                let due = due(connection, batch, (model, priority), now, limit).await?;
+                taken += due.len();
+                candidates.extend(due.into_iter().map(|(job, due_at, avoid)| Candidate {
+                    job,
+                    model,
+                    priority,
+                    due_at: Timestamp(due_at),
+                    avoid,
+                    uploads: None,
+                }));
             }
             if let Some(next) = next_due(connection, batch, (model, priority), now).await? {
                 wake.at(Timestamp(next));
@@ -276,14 +327,16 @@ async fn due(
     (model, priority): (i64, i64),
     now: Timestamp,
     limit: i64,
-) -> Result<Vec<(i64, i64)>, StoreError> {
+) -> Result<Vec<(i64, i64, Option<i64>)>, StoreError> {
     let query = if batch.is_some() {
-        "SELECT id, due_at FROM jobs INDEXED BY jobs_due_in_batch
+        "SELECT id, due_at, CASE WHEN attempts > 0 THEN key_id END
+           FROM jobs INDEXED BY jobs_due_in_batch
           WHERE state = 'pending' AND batch_id = ?1 AND model_id = ?2 AND priority = ?3
             AND due_at <= ?4
           ORDER BY due_at, id LIMIT ?5"
     } else {
-        "SELECT id, due_at FROM jobs INDEXED BY jobs_due
+        "SELECT id, due_at, CASE WHEN attempts > 0 THEN key_id END
+           FROM jobs INDEXED BY jobs_due
           WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
             AND due_at <= ?4
           ORDER BY due_at, id LIMIT ?5"
@@ -345,17 +398,14 @@ pub(super) async fn keep_interval(
 
 async fn write(
     connection: &mut SqliteConnection,
-    worker: WorkerId,
-    moment: Moment,
+    claimant: Claimant,
     grants: &[Grant],
-    policy: &Policy,
 ) -> Result<Vec<Claimed>, StoreError> {
     if grants.is_empty() {
         return Ok(Vec::new());
     }
     let rows: Vec<(i64, i64)> = grants.iter().map(|grant| (grant.job, grant.key)).collect();
     let rows = bulk::json(&rows)?;
-    let lease = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     sqlx::query(
         "UPDATE jobs
             SET state = 'running', claim = claim + 1, worker_id = ?2, lease_until = ?3,
@@ -364,9 +414,9 @@ async fn write(
           WHERE jobs.id = e.id",
     )
     .bind(&rows)
-    .bind(worker.0)
-    .bind(moment.boot.saturating_add(lease))
-    .bind(moment.now.0)
+    .bind(claimant.worker.0)
+    .bind(claimant.lease_until())
+    .bind(claimant.moment.now.0)
     .execute(&mut *connection)
     .await?;
     let claimed: Vec<(i64, i64, i64, i64, i64, String, String, String, bool)> = sqlx::query_as(
@@ -388,7 +438,7 @@ async fn write(
         let moved = Counts { pending: -number, running: number, ..Counts::default() };
         settle::move_counters(connection, batch, &moved).await?;
     }
-    let mut claimed: Vec<Claimed> = claimed
+    Ok(claimed
         .into_iter()
         .map(|(job, claim, key, model, _, model_name, task_id, request, has_schema)| Claimed {
             job,
@@ -400,8 +450,8 @@ async fn write(
             request,
             media: Vec::new(),
             has_schema,
+            uploads: Vec::new(),
+            fault: None,
         })
-        .collect();
-    media::attach(connection, &mut claimed).await?;
-    Ok(claimed)
+        .collect())
 }

@@ -14,17 +14,17 @@ use crate::store::{
     Selection, Store, StoreError, Switch, TurnReport, TurnRequest, WorkerId,
 };
 
-const NOW: Timestamp = Timestamp(1_795_500_000_000);
+pub(super) const NOW: Timestamp = Timestamp(1_795_500_000_000);
 
-struct Bench {
+pub(super) struct Bench {
     _folder: tempfile::TempDir,
-    first: Store,
-    second: Store,
-    keys: Vec<i64>,
+    pub(super) first: Store,
+    pub(super) second: Store,
+    pub(super) keys: Vec<i64>,
 }
 
 impl Bench {
-    async fn with_jobs(jobs: u64) -> Self {
+    pub(super) async fn with_jobs(jobs: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("q.db");
         let first = Store::open(&path, Access::Write).await.unwrap();
@@ -36,7 +36,7 @@ impl Bench {
         bench
     }
 
-    async fn enqueue(
+    pub(super) async fn enqueue(
         &self,
         jobs: impl Iterator<Item = NewJob> + Send + 'static,
         on_conflict: OnConflict,
@@ -46,23 +46,27 @@ impl Bench {
         Ok(added[0].clone())
     }
 
-    async fn claim(&self, store: &Store, worker: i64, capacity: usize) -> Vec<Claimed> {
+    pub(super) async fn claim(&self, store: &Store, worker: i64, capacity: usize) -> Vec<Claimed> {
         let request = self.request(worker, capacity);
         store.turn(request, policy()).await.unwrap().claimed
     }
 
-    async fn settle(&self, store: &Store, worker: i64, ended: Vec<Ended>) -> TurnReport {
+    pub(super) async fn settle(&self, store: &Store, worker: i64, ended: Vec<Ended>) -> TurnReport {
         let request = TurnRequest { ended, ..self.request(worker, 0) };
         store.turn(request, policy()).await.unwrap()
     }
 
-    fn request(&self, worker: i64, capacity: usize) -> TurnRequest {
+    pub(super) fn request(&self, worker: i64, capacity: usize) -> TurnRequest {
         TurnRequest {
             worker: WorkerId(worker),
             moment: || Moment { now: NOW, boot: 1_000 },
             ended: Vec::new(),
             last_call: None,
+            prepared: Vec::new(),
             capacity,
+            room: 8,
+            uploading: Vec::new(),
+            hashing: Vec::new(),
             keys: self.keys.clone(),
             in_flight: Vec::new(),
             audit: false,
@@ -71,17 +75,17 @@ impl Bench {
         }
     }
 
-    async fn counts(&self) -> Counts {
+    pub(super) async fn counts(&self) -> Counts {
         self.second.count(&ResultFilter::default()).await.unwrap()
     }
 
-    async fn states(&self) -> Vec<JobState> {
+    pub(super) async fn states(&self) -> Vec<JobState> {
         let page = self.second.results(&ResultFilter::default(), 0).await.unwrap();
         page.jobs.iter().map(|job| job.state).collect()
     }
 }
 
-fn job(number: u64, text: &str) -> NewJob {
+pub(super) fn job(number: u64, text: &str) -> NewJob {
     NewJob {
         task_id: format!("t{number}"),
         line: number + 1,
@@ -97,7 +101,7 @@ fn job(number: u64, text: &str) -> NewJob {
     }
 }
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy {
         batch: None,
         lease: Duration::from_mins(1),
@@ -110,10 +114,12 @@ fn policy() -> Policy {
         api_call_interval: Duration::ZERO,
         on_unknown: OnUnknown::Retry,
         budget: Budget::default(),
+        inline_limit: 1_000,
+        api: "http://api".into(),
     }
 }
 
-fn ended(claimed: &Claimed, outcome: Outcome) -> Ended {
+pub(super) fn ended(claimed: &Claimed, outcome: Outcome) -> Ended {
     let answered = outcome == Outcome::Answered;
     Ended {
         job: claimed.job,
@@ -128,6 +134,7 @@ fn ended(claimed: &Claimed, outcome: Outcome) -> Ended {
         paid: Paid::Yes,
         usage: Some(Usage { total_tokens: 7, prompt_tokens: 7, ..Usage::default() }),
         cost: 0,
+        lost_uploads: Vec::new(),
         raw: answered.then(|| "{\"candidates\":[]}".into()),
         jitter: 0.0,
     }
@@ -311,10 +318,11 @@ async fn claims_use_their_index_on_a_database_that_was_never_analysed() {
     let bench = Bench::with_jobs(2).await;
     for (query, index) in [
         (
-            "SELECT id, due_at FROM jobs INDEXED BY jobs_due
+            "SELECT id, due_at, CASE WHEN attempts > 0 THEN key_id END
+               FROM jobs INDEXED BY jobs_due
               WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
                 AND due_at <= ?4 ORDER BY due_at, id LIMIT ?5",
-            "SEARCH jobs USING COVERING INDEX jobs_due (model_id=? AND priority=? AND due_at<?)",
+            "SEARCH jobs USING INDEX jobs_due (model_id=? AND priority=? AND due_at<?)",
         ),
         (
             "UPDATE jobs SET attempts = e.attempts

@@ -350,6 +350,7 @@ impl<'a> Adding<'a> {
                 "DELETE FROM attempts WHERE job_id = ?1",
                 "DELETE FROM inputs WHERE job_id = ?1",
                 "DELETE FROM media WHERE job_id = ?1",
+                "DELETE FROM waits WHERE job_id = ?1",
             ] {
                 sqlx::query(statement).bind(id).execute(&mut *connection).await?;
             }

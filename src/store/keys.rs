@@ -281,10 +281,11 @@ async fn renew(
         .fetch_optional(&mut *connection)
         .await?;
     if let Some(id) = known {
-        sqlx::query("DELETE FROM slots WHERE key_id = ?1")
-            .bind(id)
-            .execute(&mut *connection)
-            .await?;
+        for statement in
+            ["DELETE FROM slots WHERE key_id = ?1", "DELETE FROM uploads WHERE key_id = ?1"]
+        {
+            sqlx::query(statement).bind(id).execute(&mut *connection).await?;
+        }
         sqlx::query(
             "UPDATE keys SET fingerprint = ?2, failed_reason = NULL, cooldown_until = NULL,
                     exhausted_count = 0, total_exhausted_count = 0, available_at = NULL,
@@ -306,7 +307,11 @@ async fn renew(
     Ok(done.last_insert_rowid())
 }
 
-async fn fail(connection: &mut SqliteConnection, key: i64, reason: &str) -> Result<(), StoreError> {
+pub(super) async fn fail(
+    connection: &mut SqliteConnection,
+    key: i64,
+    reason: &str,
+) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE keys SET failed_reason = ?2, status = 'failed_init', reason = ?2 WHERE id = ?1",
     )
@@ -386,7 +391,11 @@ pub(super) async fn after_attempts(
                 fail(connection, ended.key, reason).await?;
                 continue;
             }
-            Outcome::Failed(_) | Outcome::LocationRefused | Outcome::Cut => continue,
+            Outcome::Failed(_)
+            | Outcome::LocationRefused
+            | Outcome::FileRefused
+            | Outcome::FileExpired
+            | Outcome::Cut => continue,
         };
         if after != before {
             slots.insert(place, after);

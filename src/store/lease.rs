@@ -15,7 +15,7 @@ use crate::store::settle::{
     AttemptRow, JobRow, Moved, move_counters, use_budget, write_attempts, write_jobs,
 };
 use crate::store::turn::WorkerId;
-use crate::store::{StoreError, bulk};
+use crate::store::{StoreError, bulk, uploads};
 
 /// Compares what runs here by the database with what does, and returns jobs that a person cancelled
 /// or removed. One that another worker took over goes on: its answer is paid for and may be first.
@@ -84,6 +84,7 @@ pub(super) async fn renew(
     .bind(moment.boot.saturating_add(lease / 2))
     .execute(&mut *connection)
     .await?;
+    uploads::renew(connection, worker, moment, lease).await?;
     sqlx::query("UPDATE workers SET heartbeat_at = ?2 WHERE id = ?1 AND heartbeat_at < ?3")
         .bind(worker.0)
         .bind(moment.now.0)

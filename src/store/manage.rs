@@ -8,7 +8,7 @@ use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::settle::move_counters;
-use crate::store::{Store, StoreError, bulk, media};
+use crate::store::{Store, StoreError, bulk, media, uploads};
 
 /// Which jobs a person means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,6 +59,9 @@ impl Store {
                     Box::pin(async move {
                         let jobs = select(connection, &selection, change, after).await?;
                         apply(connection, &jobs, change, now).await?;
+                        if matches!(change, Change::Retry) {
+                            uploads::forget_failures(connection).await?;
+                        }
                         Ok(jobs)
                     })
                 })

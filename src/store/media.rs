@@ -6,8 +6,18 @@ use sha2::{Digest, Sha256};
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::input::{MediaSource, NewJob, NewMedia};
-use crate::store::turn::Claimed;
 use crate::store::{Store, StoreError, bulk};
+
+/// A file as it was when its job was added.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileStamp {
+    /// Where it is.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was changed last, in nanoseconds since 1970.
+    pub modified: i64,
+}
 
 /// Media that go into the request of a claimed job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,20 +30,22 @@ pub struct ClaimedMedia {
     pub size: u64,
     /// Where they come from.
     pub source: ClaimedSource,
+    /// Where the API has them, if they were uploaded.
+    pub uri: Option<String>,
 }
 
 /// Where media of a claimed job come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimedSource {
     /// A file.
-    File {
-        /// Where it is.
-        path: String,
-        /// When it was changed last, in nanoseconds since 1970.
-        modified: i64,
-    },
+    File(FileStamp),
     /// Bytes in the database: see [`Store::blob`].
-    Blob(i64),
+    Blob {
+        /// Their row.
+        id: i64,
+        /// Their SHA-256 as hexadecimal digits.
+        sha256: String,
+    },
 }
 
 impl Store {
@@ -110,37 +122,54 @@ pub(super) async fn sweep(connection: &mut SqliteConnection) -> Result<(), Store
     Ok(())
 }
 
-/// Gives claimed jobs their media.
-pub(super) async fn attach(
+/// Returns whether any job has media.
+pub(super) async fn any(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM media)").fetch_one(connection).await?)
+}
+
+/// The media of one job and what they go into.
+#[derive(Debug)]
+pub(super) struct JobMedia {
+    /// Bytes of the request without them.
+    pub(super) request: u64,
+    /// In the order of their places.
+    pub(super) media: Vec<ClaimedMedia>,
+}
+
+/// Reads the media of those of `jobs` that have some.
+pub(super) async fn of_jobs(
     connection: &mut SqliteConnection,
-    claimed: &mut [Claimed],
-) -> Result<(), StoreError> {
-    let jobs: Vec<i64> = claimed.iter().map(|claimed| claimed.job).collect();
-    let rows: Vec<(i64, i64, String, i64, Option<String>, Option<i64>, Option<i64>)> =
-        sqlx::query_as(
-            "SELECT m.job_id, m.place, m.mime_type, m.size, m.path, m.modified, m.blob_id
-               FROM json_each(?1) AS e CROSS JOIN media AS m ON m.job_id = e.value
-              ORDER BY m.job_id, m.place",
-        )
-        .bind(bulk::json(&jobs)?)
-        .fetch_all(connection)
-        .await?;
-    let mut by_job: HashMap<i64, Vec<ClaimedMedia>> = HashMap::new();
-    for (job, place, mime_type, size, path, modified, blob) in rows {
-        let source = match (path, modified, blob) {
-            (Some(path), Some(modified), None) => ClaimedSource::File { path, modified },
-            (None, None, Some(blob)) => ClaimedSource::Blob(blob),
+    jobs: &[i64],
+) -> Result<HashMap<i64, JobMedia>, StoreError> {
+    type Row =
+        (i64, i64, String, i64, Option<String>, Option<i64>, Option<i64>, Option<String>, i64);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT m.job_id, m.place, m.mime_type, m.size, m.path, m.modified, m.blob_id,
+                lower(hex(b.sha256)), octet_length(i.request)
+           FROM json_each(?1) AS e
+           CROSS JOIN media AS m ON m.job_id = e.value
+           CROSS JOIN inputs AS i ON i.job_id = m.job_id
+           LEFT JOIN blobs AS b ON b.id = m.blob_id
+          ORDER BY m.job_id, m.place",
+    )
+    .bind(bulk::json(jobs)?)
+    .fetch_all(connection)
+    .await?;
+    let positive = |number: i64| u64::try_from(number).unwrap_or(0);
+    let mut by_job: HashMap<i64, JobMedia> = HashMap::new();
+    for (job, place, mime_type, size, path, modified, blob, sha256, request) in rows {
+        let size = positive(size);
+        let source = match (path, modified, blob, sha256) {
+            (Some(path), Some(modified), None, _) => {
+                ClaimedSource::File(FileStamp { path, size, modified })
+            }
+            (None, None, Some(id), Some(sha256)) => ClaimedSource::Blob { id, sha256 },
             _ => return Err(StoreError::Value(format!("media of job {job} from nowhere"))),
         };
-        by_job.entry(job).or_default().push(ClaimedMedia {
-            place: usize::try_from(place).unwrap_or(usize::MAX),
-            mime_type,
-            size: u64::try_from(size).unwrap_or(0),
-            source,
-        });
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        let new = || JobMedia { request: positive(request), media: Vec::new() };
+        let media = ClaimedMedia { place, mime_type, size, source, uri: None };
+        by_job.entry(job).or_insert_with(new).media.push(media);
     }
-    for claimed in claimed {
-        claimed.media = by_job.remove(&claimed.job).unwrap_or_default();
-    }
-    Ok(())
+    Ok(by_job)
 }

@@ -17,10 +17,14 @@ mod lease;
 mod liveness;
 mod manage;
 mod media;
+mod needs;
 mod read;
 mod settle;
 mod status;
 mod turn;
+#[cfg(test)]
+mod upload_contract;
+mod uploads;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -34,11 +38,13 @@ pub use error::StoreError;
 pub use keys::{FoundKey, KeyRow, Switch};
 pub use liveness::Registration;
 pub use manage::Selection;
-pub use media::{ClaimedMedia, ClaimedSource};
+pub use media::{ClaimedMedia, ClaimedSource, FileStamp};
 pub use read::{Page, ResultFilter};
 pub use turn::{
-    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
+    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, Used, UsedUp,
+    WorkerId,
 };
+pub use uploads::{ApiFile, Order, Prepared, UploadEnd};
 
 use writer::Writer;
 

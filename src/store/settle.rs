@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::job::{self, Job, Transition};
-use crate::domain::outcome::{Outcome, Paid};
+use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::turn::{Ended, Settled, UsedUp};
-use crate::store::{StoreError, bulk};
+use crate::store::{StoreError, bulk, uploads};
 
 /// A job as the database holds it.
 struct Facts {
@@ -67,6 +67,11 @@ pub(super) async fn ended(
     write_attempts(connection, &attempts).await?;
     write_answers(connection, &settled).await?;
     write_jobs(connection, &rows).await?;
+    let lost: Vec<i64> =
+        settled.iter().flat_map(|settled| settled.ended.lost_uploads.iter().copied()).collect();
+    if !lost.is_empty() {
+        uploads::remove(connection, &lost).await?;
+    }
     let finished = rows.iter().filter(|row| row.6.is_some()).count();
     count_throughput(connection, now, finished).await?;
     for (batch, moved) in moved {
@@ -133,7 +138,7 @@ async fn facts(
                                FROM attempts AS t
                               WHERE t.job_id = j.id AND t.outcome NOT IN
                                     ('rate_limited', 'bad_key', 'location_refused', 'released',
-                                     'lease_lost', 'unknown_outcome'))
+                                     'lease_lost', 'unknown_outcome', 'file_expired'))
                       WHERE place <= j.attempts AND outcome = e.value ->> 2)
                 END
            FROM json_each(?1) AS e
@@ -197,6 +202,8 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::Exhausted(_) => "rate_limited",
         Outcome::BadKey => "bad_key",
         Outcome::LocationRefused => "location_refused",
+        Outcome::FileRefused => ErrorKind::Media.as_str(),
+        Outcome::FileExpired => "file_expired",
         Outcome::Cut => "released",
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::job::Transition;
-use crate::domain::outcome::{Outcome, Paid, Usage};
+use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
 use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
-use crate::store::media::ClaimedMedia;
-use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle};
+use crate::store::media::{ClaimedMedia, FileStamp};
+use crate::store::uploads::{Order, Prepared};
+use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle, uploads};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +58,10 @@ pub struct Policy {
     pub on_unknown: OnUnknown,
     /// Limits over all calls.
     pub budget: Budget,
+    /// How many bytes a request with its media may have; beyond it they are uploaded.
+    pub inline_limit: u64,
+    /// The address of the API that this worker calls; uploads to another are none.
+    pub api: Arc<str>,
 }
 
 /// An attempt that ended.
@@ -88,6 +93,8 @@ pub struct Ended {
     pub cost: i64,
     /// The whole answer as JSON text.
     pub raw: Option<Arc<str>>,
+    /// Uploads that the API knows no more.
+    pub lost_uploads: Vec<i64>,
     /// A number in `0.0..1.0` that spreads delays.
     pub jitter: f64,
 }
@@ -113,8 +120,16 @@ pub struct TurnRequest {
     pub ended: Vec<Ended>,
     /// The start of the call that the last turn claimed, where calls keep an interval.
     pub last_call: Option<CallStart>,
+    /// What came of orders since the last turn.
+    pub prepared: Vec<Prepared>,
     /// Calls that may start.
     pub capacity: usize,
+    /// Orders that may be given.
+    pub room: usize,
+    /// Uploads that go on, by their rows.
+    pub uploading: Vec<i64>,
+    /// Files whose content is being found out.
+    pub hashing: Vec<FileStamp>,
     /// Rows of the keys that this process holds.
     pub keys: Vec<i64>,
     /// Attempts that go on, as (job, claim).
@@ -159,6 +174,19 @@ pub struct Claimed {
     pub media: Vec<ClaimedMedia>,
     /// Whether the answer must fit a schema that the request holds.
     pub has_schema: bool,
+    /// The uploads that it uses.
+    pub uploads: Vec<Used>,
+    /// Why it cannot be called: its media could not be read or uploaded.
+    pub fault: Option<(ErrorKind, String)>,
+}
+
+/// An upload that a job uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Its row.
+    pub upload: i64,
+    /// When it became ready.
+    pub ready_at: Timestamp,
 }
 
 /// What a turn did and saw.
@@ -168,6 +196,8 @@ pub struct TurnReport {
     pub settled: Vec<Settled>,
     /// Jobs to start.
     pub claimed: Vec<Claimed>,
+    /// What has to be done before others can start.
+    pub orders: Vec<Order>,
     /// Until when other calls are kept back for the one claimed, where calls keep an interval.
     pub reserved: Option<Timestamp>,
     /// Jobs in flight here that a person cancelled or removed.
@@ -202,42 +232,41 @@ impl Store {
 
 async fn run(
     connection: &mut SqliteConnection,
-    request: TurnRequest,
+    mut request: TurnRequest,
     policy: Policy,
 ) -> Result<TurnReport, StoreError> {
-    let TurnRequest {
-        worker,
-        moment,
-        ended,
-        last_call,
-        capacity,
-        keys: own_keys,
-        in_flight,
-        audit,
-        rebase,
-        dead,
-    } = request;
-    let moment = moment();
+    let (worker, audit) = (request.worker, request.audit);
+    let moment = (request.moment)();
     let mut report = TurnReport::default();
-    let changed_keys = !ended.is_empty();
-    if changed_keys {
+    let ended = std::mem::take(&mut request.ended);
+    if !ended.is_empty() {
         keys::after_attempts(connection, &ended, &policy, moment.now).await?;
         report.settled = settle::ended(connection, ended, moment.now).await?;
     }
+    let prepared = std::mem::take(&mut request.prepared);
+    uploads::settle(connection, worker, prepared, moment.now).await?;
     if audit {
-        report.lost = lease::audit(connection, worker, &in_flight).await?;
+        report.lost = lease::audit(connection, worker, &request.in_flight).await?;
         lease::renew(connection, worker, moment, policy.lease).await?;
     }
-    report.taken_back =
-        lease::take_back(connection, &dead, audit.then_some(worker), moment, policy.on_unknown)
-            .await?;
-    if rebase {
+    report.taken_back = lease::take_back(
+        connection,
+        &request.dead,
+        audit.then_some(worker),
+        moment,
+        policy.on_unknown,
+    )
+    .await?;
+    let audited = audit.then_some((worker, request.uploading.as_slice()));
+    uploads::take_back(connection, &request.dead, audited, moment).await?;
+    if request.rebase {
         lease::rebase(connection, moment.now).await?;
+        uploads::wake_all(connection).await?;
     }
-    if let Some(last_call) = last_call {
+    if let Some(last_call) = request.last_call {
         claim::keep_interval(connection, last_call, policy.api_call_interval).await?;
     }
-    claim::claim(connection, worker, moment, capacity, &own_keys, &policy, &mut report).await?;
+    claim::claim(connection, &request, moment, &policy, &mut report).await?;
     if audit || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome)) {
         key_view::refresh(connection, &policy.rests, moment.now).await?;
     }

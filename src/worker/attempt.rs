@@ -1,8 +1,7 @@
 //! One call to the API: from a claimed job to what it came to.
 
-use std::future::pending;
-use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock;
 use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
@@ -10,8 +9,11 @@ use crate::domain::output::{Compiled, OutputSchema};
 use crate::domain::price;
 use crate::gemini::client::{ApiKey, Client};
 use crate::gemini::wire;
-use crate::store::{Claimed, Ended, Store};
-use crate::worker::media;
+use crate::store::{Claimed, Ended, Store, Used};
+use crate::worker::media::{self, in_thread};
+
+/// A file that was good for so long at least and is refused has expired, or was removed.
+const PROVEN: Duration = Duration::from_mins(1);
 
 /// A key that a worker may use.
 #[derive(Debug, Clone)]
@@ -67,16 +69,10 @@ impl Started {
             usage: None,
             cost: 0,
             raw: None,
+            lost_uploads: Vec::new(),
             jitter: rand::random(),
         }
     }
-}
-
-/// What a worker asks of each call.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
-    pub(super) reject_truncated: bool,
-    pub(super) inline_limit: u64,
 }
 
 /// Makes the call.
@@ -86,23 +82,34 @@ pub(super) async fn run(
     key: WorkerKey,
     client: Client,
     store: Store,
-    rules: Rules,
+    reject_truncated: bool,
 ) -> Ended {
-    let Claimed { request, media, has_schema, .. } = claimed;
+    let Claimed { request, media, has_schema, uploads, fault, .. } = claimed;
+    let not_called = |kind, reason| {
+        let ended = started.ended(Outcome::Failed(kind), Some(reason));
+        Ended { paid: Paid::No, ..ended }
+    };
+    if let Some((kind, reason)) = fault {
+        return not_called(kind, reason);
+    }
     let (request, schema) =
         if has_schema { in_thread(move || find_schema(request)).await } else { (request, None) };
-    let request = match media::fill(&store, request, media, rules.inline_limit).await {
+    let request = match media::fill(&store, request, media).await {
         Ok(request) => request,
-        Err(reason) => {
-            let ended = started.ended(Outcome::Failed(ErrorKind::Media), Some(reason));
-            return Ended { paid: Paid::No, ..ended };
-        }
+        Err(reason) => return not_called(ErrorKind::Media, reason),
     };
     let mut call = client.generate(&key.secret, &started.model_name, request).await;
     let cut = call.finish_reason.as_deref() == Some("MAX_TOKENS");
+    let mut lost_uploads = Vec::new();
+    if call.outcome == Outcome::FileRefused && !uploads.is_empty() {
+        lost_uploads.extend(uploads.iter().map(|used| used.upload));
+        if is_proven(&uploads) {
+            call.outcome = Outcome::FileExpired;
+        }
+    }
     if call.outcome == Outcome::Answered {
         let fault = match schema {
-            _ if rules.reject_truncated && cut => Some(truncated("the output limit cut the text")),
+            _ if reject_truncated && cut => Some(truncated("the output limit cut the text")),
             Some(schema) => {
                 let raw = call.raw.take().unwrap_or_default();
                 let check = move || {
@@ -128,8 +135,14 @@ pub(super) async fn run(
         usage: call.usage,
         cost: call.usage.map_or(0, cost),
         raw: call.raw.map(Into::into),
+        lost_uploads,
         ..started.ended(call.outcome, call.message)
     }
+}
+
+/// Returns whether none of the uploads is so new that it may never have been good.
+fn is_proven(uploads: &[Used]) -> bool {
+    uploads.iter().all(|used| clock::now().since(used.ready_at) >= PROVEN)
 }
 
 /// Returns the request's schema made ready. One that is not valid, which an older version took,
@@ -154,16 +167,4 @@ fn misfit(schema: &Compiled, raw: &str, cut: bool) -> Option<(ErrorKind, String)
 
 fn truncated(message: &str) -> (ErrorKind, String) {
     (ErrorKind::Truncated, message.to_owned())
-}
-
-/// Runs what may take long, with a large request or answer, where no call waits for it.
-async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime shuts down, and this attempt with it.
-            Err(_) => pending().await,
-        },
-    }
 }

@@ -16,8 +16,9 @@ use crate::gemini::client::Client;
 use crate::store::{
     CallStart, Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId,
 };
-use crate::worker::attempt::{self, Rules, Started, WorkerKey};
+use crate::worker::attempt::{self, Started, WorkerKey};
 use crate::worker::event::{Event, Events};
+use crate::worker::preparations::{Means, Preparations};
 use crate::worker::{Finish, Phase, WorkerOptions};
 
 /// How often a worker that has nothing else to do looks for new jobs.
@@ -48,6 +49,8 @@ pub(super) struct Dispatcher<'a> {
     ended: Vec<Ended>,
     /// What a turn under way is settling; kept until that is known to be on disk.
     settling: Vec<Ended>,
+    /// Uploads, and what else jobs wait for.
+    preparations: Preparations,
     /// Names of jobs whose attempt ended and is not settled.
     names: HashMap<(i64, i64), Started>,
     /// When workers that rest after a call may go on.
@@ -82,9 +85,15 @@ impl<'a> Dispatcher<'a> {
     ) -> Self {
         let keys = options.keys.iter().map(|key| (key.id, key.clone())).collect();
         let now = Instant::now();
+        let means = Means {
+            client: client.clone(),
+            store: store.clone(),
+            processing_limit: options.processing_limit,
+        };
         Self {
             store,
             client,
+            preparations: Preparations::new(means, &options.keys, events.clone()),
             options,
             worker,
             events,
@@ -142,11 +151,13 @@ impl<'a> Dispatcher<'a> {
                 Some(joined) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
                     self.collect(joined);
                 }
+                Some(joined) = self.preparations.next() => self.preparations.collect(joined),
                 Ok(()) = stop.changed(), if self.insisted_at.is_none() => {
                     self.told(*stop.borrow_and_update());
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
+            self.refused_location |= self.preparations.refused_location();
             if self.cut_at.is_some_and(|at| at <= Instant::now()) {
                 self.enter(Phase::Aborting);
             }
@@ -162,7 +173,8 @@ impl<'a> Dispatcher<'a> {
         if self.failures > 0 {
             return now >= self.next_turn;
         }
-        !self.ended.is_empty() || now >= self.next_turn || now >= self.next_audit
+        let news = !self.ended.is_empty() || self.preparations.has_ended();
+        news || now >= self.next_turn || now >= self.next_audit
     }
 
     fn wake(&self, turning: bool) -> Instant {
@@ -186,9 +198,11 @@ impl<'a> Dispatcher<'a> {
         let ended = self.settling.clone();
         self.resting.retain(|until| *until > now);
         let busy = self.in_flight.len() + self.resting.len();
-        let capacity = match self.phase {
-            Phase::Running if !self.refused_location => self.options.workers.saturating_sub(busy),
-            _ => 0,
+        let (capacity, room) = match self.phase {
+            Phase::Running if !self.refused_location => {
+                (self.options.workers.saturating_sub(busy), self.preparations.room())
+            }
+            _ => (0, 0),
         };
         let mut in_flight: Vec<(i64, i64)> =
             self.in_flight.values().map(|(started, _)| (started.job, started.claim)).collect();
@@ -205,7 +219,11 @@ impl<'a> Dispatcher<'a> {
             moment: clock::moment,
             ended,
             last_call: self.last_call,
+            uploading: self.preparations.known_uploads(),
+            hashing: self.preparations.hashing(),
+            prepared: self.preparations.take_ended(),
             capacity,
+            room,
             keys: self.keys.keys().copied().collect(),
             in_flight,
             audit,
@@ -220,6 +238,7 @@ impl<'a> Dispatcher<'a> {
         self.trouble = None;
         self.last_call = report.reserved.map(|reserved| CallStart { reserved, at: clock::now() });
         self.settling.clear();
+        self.preparations.settled();
         for settled in std::mem::take(&mut report.settled) {
             self.tell(&settled);
         }
@@ -239,9 +258,13 @@ impl<'a> Dispatcher<'a> {
         for claimed in claimed {
             self.start(claimed);
         }
+        for order in std::mem::take(&mut report.orders) {
+            self.preparations.start(order);
+        }
         self.events.send(&Event::Turn {
             counts: report.counts,
             in_flight: self.in_flight.len(),
+            uploads: self.preparations.uploads(),
             waiting: report.waiting.clone(),
         });
         self.schedule(&report);
@@ -273,10 +296,23 @@ impl<'a> Dispatcher<'a> {
         Ok(())
     }
 
-    fn finish(&self) -> Option<Finish> {
+    /// Returns why the worker ends, once nothing of its own is left.
+    fn finish(&mut self) -> Option<Finish> {
         if !self.in_flight.is_empty() || !self.ended.is_empty() {
             return None;
         }
+        let finish = self.reason_to_end()?;
+        if self.preparations.is_empty() {
+            return Some(finish);
+        }
+        // At a stop uploads have the same time as calls.
+        if self.phase != Phase::Draining {
+            self.preparations.cut_all();
+        }
+        None
+    }
+
+    fn reason_to_end(&self) -> Option<Finish> {
         if self.refused_location {
             return Some(Finish::LocationRefused);
         }
@@ -318,10 +354,7 @@ impl<'a> Dispatcher<'a> {
             key,
             self.client.clone(),
             self.store.clone(),
-            Rules {
-                reject_truncated: self.options.reject_truncated,
-                inline_limit: self.options.inline_limit,
-            },
+            self.options.reject_truncated,
         );
         let abort = self.tasks.spawn(call);
         self.in_flight.insert(abort.id(), (started, abort));
@@ -392,11 +425,14 @@ impl<'a> Dispatcher<'a> {
             Phase::Running => {}
             Phase::Draining => {
                 self.cut_at = Some(Instant::now() + self.options.grace);
+                self.preparations.close();
                 self.events.send(&Event::Draining);
             }
             Phase::Aborting => {
                 self.cut_at = None;
                 self.tasks.abort_all();
+                self.preparations.close();
+                self.preparations.cut_all();
             }
         }
         self.next_turn = Instant::now();

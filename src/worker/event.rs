@@ -37,6 +37,22 @@ pub enum Event {
         /// What the API or the network said.
         message: String,
     },
+    /// An upload begins.
+    Uploading {
+        /// The variable of the key that is to own it.
+        key: String,
+        /// The file; none where it is bytes of a line.
+        path: Option<String>,
+        /// The size.
+        bytes: u64,
+    },
+    /// An upload failed; jobs are told so.
+    UploadFailed {
+        /// Why.
+        kind: ErrorKind,
+        /// What the API or the network said.
+        message: String,
+    },
     /// The API refused a key.
     KeyRefused {
         /// The variable's name.
@@ -62,6 +78,8 @@ pub enum Event {
         counts: Counts,
         /// Calls in flight here.
         in_flight: usize,
+        /// Uploads under way here.
+        uploads: usize,
         /// What the queue waits for.
         waiting: Option<Waiting>,
     },

@@ -7,6 +7,8 @@ mod attempt;
 mod dispatcher;
 mod event;
 mod media;
+mod preparations;
+mod upload;
 
 use std::time::Duration;
 
@@ -52,8 +54,8 @@ pub struct WorkerOptions {
     pub on_exhausted: OnExhausted,
     /// Whether text cut by the output limit is a failure.
     pub reject_truncated: bool,
-    /// How many bytes a request with its media may have.
-    pub inline_limit: u64,
+    /// How long the API may be at work on an uploaded file.
+    pub processing_limit: Duration,
     /// The keys.
     pub keys: Vec<WorkerKey>,
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::snapshot::{matches, without_times};
 use crate::support::{LIMIT, TestEnv, wait_until};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "enqueue",
     "work",
     "run",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 12] = [
     "show",
     "status",
     "keys",
+    "media",
     "retry",
     "cancel",
     "prune",

@@ -168,16 +168,3 @@ fn a_file_that_changed_or_went_fails_its_job_alone() {
     assert_eq!(env.calls(), 1);
     assert_eq!(env.show("gone.mp3")["attempt_log"][0]["paid"], "no");
 }
-
-#[test]
-fn a_request_above_the_limit_fails_without_a_call() {
-    let env = with_media();
-    env.write("in/large.mp3", [b"ID3".as_slice(), &[0; 3000]].concat());
-    lines(&env, &[json!({"audio_path": "large.mp3"}), json!({"audio_path": "talk.wav"})]);
-    env.gq(&["enqueue", "in/prompts.jsonl"]).exits(0);
-    env.gq(&["work", "--drain", "--inline-limit", "4KB"]).exits(3);
-    let results = env.results();
-    assert_eq!(column(&results, "state"), ["failed", "succeeded"]);
-    assert_eq!(results[0]["error"]["kind"], "media");
-    assert_eq!(env.calls(), 1);
-}

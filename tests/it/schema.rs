@@ -225,6 +225,9 @@ fn jobs_of_an_older_database_are_checked_too() {
     env.gq(&["enqueue", "in.jsonl"]).exits(0);
     for statement in [
         "ALTER TABLE jobs DROP COLUMN output",
+        "DROP TABLE waits",
+        "DROP TABLE uploads",
+        "DROP TABLE contents",
         "DROP TABLE media",
         "DROP TABLE blobs",
         "PRAGMA user_version = 1",

@@ -31,6 +31,7 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
         Command::Status(args) => args.watch.then_some("--watch"),
         Command::Show(_)
         | Command::Keys(_)
+        | Command::Media(_)
         | Command::Retry(_)
         | Command::Cancel(_)
         | Command::Prune(_)

@@ -11,6 +11,7 @@ pub(crate) mod show;
 pub(crate) mod status;
 mod terminal;
 mod text;
+pub(crate) mod uploads;
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, Write};

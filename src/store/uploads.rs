@@ -1,0 +1,485 @@
+//! Files at the API: what ended uploads leave, who is at work on one, which jobs wait for it.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::outcome::ErrorKind;
+use crate::domain::time::{Moment, Timestamp};
+use crate::domain::upload;
+use crate::domain::view::UploadView;
+use crate::store::media::{ClaimedSource, FileStamp};
+use crate::store::turn::WorkerId;
+use crate::store::{Store, StoreError, bulk, keys};
+
+/// What a worker has to do before jobs can be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Find out what is in a file.
+    Hash(FileStamp),
+    /// Upload.
+    Upload {
+        /// The row of the upload.
+        upload: i64,
+        /// The row of the key that is to own it.
+        key: i64,
+        /// The type.
+        mime_type: String,
+        /// The size in bytes.
+        size: u64,
+        /// What is uploaded.
+        source: ClaimedSource,
+    },
+    /// Wait until the API is done with a file that was uploaded.
+    Poll {
+        /// The row of the upload.
+        upload: i64,
+        /// The row of the key that owns it.
+        key: i64,
+        /// The API's name for the file.
+        name: String,
+    },
+}
+
+/// What came of an [`Order`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prepared {
+    /// Of a hash.
+    Hashed {
+        /// The file.
+        file: FileStamp,
+        /// Its SHA-256 as hexadecimal digits, or why it cannot be read.
+        result: Result<String, String>,
+    },
+    /// Of a hash that was cut.
+    NotHashed,
+    /// Of an upload or of the wait for one.
+    Upload {
+        /// The row of the upload.
+        upload: i64,
+        /// The row of its key.
+        key: i64,
+        /// How it stands.
+        end: UploadEnd,
+    },
+}
+
+/// A file as the API knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiFile {
+    /// Its name, such as `files/abc`.
+    pub name: String,
+    /// Its address, as requests name it.
+    pub uri: String,
+    /// Until when it may be used.
+    pub until: Timestamp,
+}
+
+/// How an upload stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UploadEnd {
+    /// All bytes are there and the API is at work on them; the worker waits on.
+    Processing(ApiFile),
+    /// It may be used.
+    Ready(ApiFile),
+    /// It failed.
+    Failed {
+        /// Why.
+        kind: ErrorKind,
+        /// What happened, for people; holds no secret.
+        message: String,
+    },
+    /// The API refused the key, and says why.
+    BadKey(String),
+    /// The API serves nobody from this address.
+    LocationRefused,
+    /// It was cut.
+    Cut,
+}
+
+/// Jobs that wait look again after this time, should nothing wake them; below the longest delay
+/// of a retry, beyond which a due time counts as set by a wrong clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(100);
+
+/// What jobs wait for that wait for a hash.
+pub(super) const HASH: &str = "hash";
+/// What jobs wait for that wait until more can be prepared.
+pub(super) const ROOM: &str = "room";
+
+/// An upload as a person sees it.
+#[derive(sqlx::FromRow)]
+struct UploadRow {
+    id: i64,
+    key_id: i64,
+    key: String,
+    api: String,
+    mime_type: String,
+    size: i64,
+    state: String,
+    name: Option<String>,
+    until: Option<i64>,
+    message: Option<String>,
+    path: Option<String>,
+}
+
+impl From<UploadRow> for UploadView {
+    fn from(row: UploadRow) -> Self {
+        Self {
+            id: row.id,
+            key_id: row.key_id,
+            key: row.key,
+            api: row.api,
+            mime_type: row.mime_type,
+            bytes: u64::try_from(row.size).unwrap_or(0),
+            state: row.state,
+            name: row.name,
+            usable_until: row.until.map(Timestamp),
+            message: row.message,
+            path: row.path,
+        }
+    }
+}
+
+impl Store {
+    /// Returns the uploads that are known, those of one key together.
+    pub async fn uploads(&self, now: Timestamp) -> Result<Vec<UploadView>, StoreError> {
+        let rows: Vec<UploadRow> = sqlx::query_as(
+            "SELECT u.id, u.key_id, k.name AS key, u.api, u.mime_type, u.size, u.name, u.until,
+                    u.message,
+                    CASE WHEN u.state = 'ready' AND u.until <= ?1 THEN 'expired'
+                         ELSE u.state END AS state,
+                    (SELECT min(path) FROM contents AS c WHERE c.sha256 = u.sha256) AS path
+               FROM uploads AS u JOIN keys AS k ON k.id = u.key_id
+              ORDER BY u.key_id, u.id",
+        )
+        .bind(now.0)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows.into_iter().map(UploadView::from).collect())
+    }
+
+    /// Forgets uploads whose files are gone.
+    pub async fn forget_uploads(&self, uploads: Vec<i64>) -> Result<(), StoreError> {
+        self.writer
+            .write(move |connection| Box::pin(async move { remove(connection, &uploads).await }))
+            .await
+    }
+}
+
+/// Records what came of orders of this worker, and lets the jobs go on that waited for it.
+pub(super) async fn settle(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    prepared: Vec<Prepared>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for prepared in prepared {
+        match prepared {
+            Prepared::Hashed { file, result } => {
+                record_hash(connection, &file, result, now).await?;
+            }
+            Prepared::NotHashed => wake(connection, HASH).await?,
+            Prepared::Upload { upload, key, end } => {
+                settle_upload(connection, worker, (upload, key), end, now).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn record_hash(
+    connection: &mut SqliteConnection,
+    file: &FileStamp,
+    result: Result<String, String>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let until = result.is_err().then(|| now.after(upload::told_for(ErrorKind::Internal)).0);
+    sqlx::query(
+        "INSERT OR REPLACE INTO contents (path, size, modified, sha256, message, until)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )
+    .bind(&file.path)
+    .bind(i64::try_from(file.size).unwrap_or(i64::MAX))
+    .bind(file.modified)
+    .bind(result.as_ref().ok())
+    .bind(result.as_ref().err())
+    .bind(until)
+    .execute(&mut *connection)
+    .await?;
+    wake(connection, HASH).await?;
+    wake_for_room(connection).await
+}
+
+async fn settle_upload(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    (upload, key): (i64, i64),
+    end: UploadEnd,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    match end {
+        UploadEnd::Processing(file) => {
+            sqlx::query(
+                "UPDATE uploads SET state = 'processing', name = ?3, uri = ?4, until = ?5
+                  WHERE id = ?1 AND worker_id = ?2",
+            )
+            .bind(upload)
+            .bind(worker.0)
+            .bind(file.name)
+            .bind(file.uri)
+            .bind(file.until.0)
+            .execute(connection)
+            .await?;
+            return Ok(());
+        }
+        // Whoever owns the row by now: the file is there.
+        UploadEnd::Ready(file) => {
+            sqlx::query(
+                "UPDATE uploads SET state = 'ready', name = ?2, uri = ?3, until = ?4, ready_at = ?5,
+                        worker_id = NULL, lease_until = NULL, error_kind = NULL, message = NULL
+                  WHERE id = ?1",
+            )
+            .bind(upload)
+            .bind(file.name)
+            .bind(file.uri)
+            .bind(file.until.0)
+            .bind(now.0)
+            .execute(&mut *connection)
+            .await?;
+            sweep(connection, now).await?;
+        }
+        UploadEnd::Failed { kind, message } => {
+            sqlx::query(
+                "UPDATE uploads SET state = 'failed', error_kind = ?3, message = ?4, until = ?5,
+                        worker_id = NULL, lease_until = NULL
+                  WHERE id = ?1 AND worker_id = ?2",
+            )
+            .bind(upload)
+            .bind(worker.0)
+            .bind(kind.as_str())
+            .bind(message)
+            .bind(now.after(upload::told_for(kind)).0)
+            .execute(&mut *connection)
+            .await?;
+        }
+        UploadEnd::BadKey(reason) => {
+            keys::fail(connection, key, &reason).await?;
+            abandon(connection, &[upload], worker).await?;
+        }
+        UploadEnd::LocationRefused | UploadEnd::Cut => {
+            abandon(connection, &[upload], worker).await?;
+        }
+    }
+    wake(connection, &upload.to_string()).await?;
+    wake_for_room(connection).await
+}
+
+/// Gives up what a worker is at: bytes on their way are lost, a file that the API is at work on can
+/// be asked for by another.
+async fn abandon(
+    connection: &mut SqliteConnection,
+    uploads: &[i64],
+    worker: WorkerId,
+) -> Result<(), StoreError> {
+    let uploads_json = bulk::json(uploads)?;
+    for statement in [
+        "DELETE FROM uploads WHERE id IN (SELECT value FROM json_each(?1)) AND worker_id = ?2
+            AND state = 'uploading'",
+        "UPDATE uploads SET worker_id = NULL, lease_until = NULL
+          WHERE id IN (SELECT value FROM json_each(?1)) AND worker_id = ?2",
+    ] {
+        sqlx::query(statement).bind(&uploads_json).bind(worker.0).execute(&mut *connection).await?;
+    }
+    for upload in uploads {
+        wake(connection, &upload.to_string()).await?;
+    }
+    Ok(())
+}
+
+/// Takes away what dead workers are at, and what others are at whose lease ran out; what this
+/// worker holds unknown to it goes too.
+pub(super) async fn take_back(
+    connection: &mut SqliteConnection,
+    dead: &[WorkerId],
+    audit: Option<(WorkerId, &[i64])>,
+    moment: Moment,
+) -> Result<(), StoreError> {
+    let mut lost: Vec<(i64, i64)> = Vec::new();
+    for worker in dead {
+        let held: Vec<(i64, i64)> =
+            sqlx::query_as("SELECT id, worker_id FROM uploads WHERE worker_id = ?1")
+                .bind(worker.0)
+                .fetch_all(&mut *connection)
+                .await?;
+        lost.extend(held);
+    }
+    if let Some((own, known)) = audit {
+        let held: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT id, worker_id FROM uploads WHERE worker_id IS NOT NULL
+                AND ((worker_id = ?1 AND id NOT IN (SELECT value FROM json_each(?2)))
+                     OR (worker_id != ?1 AND lease_until < ?3))",
+        )
+        .bind(own.0)
+        .bind(bulk::json(known)?)
+        .bind(moment.boot)
+        .fetch_all(&mut *connection)
+        .await?;
+        lost.extend(held);
+    }
+    for (upload, worker) in &lost {
+        abandon(connection, &[*upload], WorkerId(*worker)).await?;
+    }
+    if !lost.is_empty() || !dead.is_empty() {
+        wake_all(connection).await?;
+    }
+    Ok(())
+}
+
+/// Renews the leases of what this worker is at.
+pub(super) async fn renew(
+    connection: &mut SqliteConnection,
+    worker: WorkerId,
+    moment: Moment,
+    lease: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE uploads SET lease_until = ?2 WHERE worker_id = ?1 AND lease_until < ?3")
+        .bind(worker.0)
+        .bind(moment.boot.saturating_add(lease))
+        .bind(moment.boot.saturating_add(lease / 2))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Forgets uploads.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    uploads: &[i64],
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM uploads WHERE id IN (SELECT value FROM json_each(?1))")
+        .bind(bulk::json(uploads)?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Forgets what failed, so that it is tried again.
+pub(super) async fn forget_failures(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    for statement in
+        ["DELETE FROM uploads WHERE state = 'failed'", "DELETE FROM contents WHERE sha256 IS NULL"]
+    {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Removes what is over, and what is known of the content of files of which no upload is left.
+async fn sweep(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
+    let gone: Vec<String> =
+        sqlx::query_scalar("DELETE FROM uploads WHERE until < ?1 RETURNING sha256")
+            .bind(now.0)
+            .fetch_all(&mut *connection)
+            .await?;
+    if gone.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "DELETE FROM contents WHERE sha256 IN (SELECT value FROM json_each(?1))
+            AND NOT EXISTS (SELECT 1 FROM uploads AS u WHERE u.sha256 = contents.sha256)",
+    )
+    .bind(bulk::json(&gone)?)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Puts jobs off until what they wait for has happened; each is given with the time at which it was
+/// due, which it gets back then.
+pub(super) async fn put_off(
+    connection: &mut SqliteConnection,
+    jobs: &[(i64, Timestamp, Vec<String>)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let waits: Vec<(&str, i64, i64)> = jobs
+        .iter()
+        .flat_map(|(job, due, subjects)| {
+            subjects.iter().map(move |subject| (subject.as_str(), *job, due.0))
+        })
+        .collect();
+    // A job that waits already keeps the time it had at first.
+    sqlx::query(
+        "INSERT OR IGNORE INTO waits (subject, job_id, due_at)
+         SELECT e.value ->> 0, e.value ->> 1,
+                min(e.value ->> 2, coalesce((SELECT min(due_at) FROM waits AS w
+                                              WHERE w.job_id = e.value ->> 1), e.value ->> 2))
+           FROM json_each(?1) AS e",
+    )
+    .bind(bulk::json(&waits)?)
+    .execute(&mut *connection)
+    .await?;
+    let ids: Vec<i64> = jobs.iter().map(|(job, ..)| *job).collect();
+    sqlx::query("UPDATE jobs SET due_at = ?2 WHERE id IN (SELECT value FROM json_each(?1))")
+        .bind(bulk::json(&ids)?)
+        .bind(now.after(LONGEST_WAIT).0)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Takes jobs off all lists of those that wait.
+pub(super) async fn no_longer_wait(
+    connection: &mut SqliteConnection,
+    jobs: &[i64],
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM waits WHERE job_id IN (SELECT value FROM json_each(?1))")
+        .bind(bulk::json(jobs)?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Makes the jobs due that wait for `subject`.
+async fn wake(connection: &mut SqliteConnection, subject: &str) -> Result<(), StoreError> {
+    for statement in [
+        "UPDATE jobs SET due_at = w.due_at
+           FROM (SELECT job_id, due_at FROM waits WHERE subject = ?1) AS w
+          WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
+        "DELETE FROM waits WHERE subject = ?1",
+    ] {
+        sqlx::query(statement).bind(subject).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Makes a few jobs due that wait for room: one or two take what has become free.
+async fn wake_for_room(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let jobs: Vec<i64> =
+        sqlx::query_scalar("SELECT job_id FROM waits WHERE subject = ?1 ORDER BY job_id LIMIT 8")
+            .bind(ROOM)
+            .fetch_all(&mut *connection)
+            .await?;
+    let jobs = bulk::json(&jobs)?;
+    for statement in [
+        "UPDATE jobs SET due_at = w.due_at
+           FROM (SELECT job_id, due_at FROM waits WHERE subject = ?1
+                    AND job_id IN (SELECT value FROM json_each(?2))) AS w
+          WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
+        "DELETE FROM waits WHERE subject = ?1 AND job_id IN (SELECT value FROM json_each(?2))",
+    ] {
+        sqlx::query(statement).bind(ROOM).bind(&jobs).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Makes all jobs due that wait, for whatever; those that have to wait on are put off again.
+pub(super) async fn wake_all(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    for statement in [
+        "UPDATE jobs SET due_at = w.due_at
+           FROM (SELECT job_id, min(due_at) AS due_at FROM waits GROUP BY job_id) AS w
+          WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
+        "DELETE FROM waits",
+    ] {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
