@@ -7,6 +7,7 @@ mod counters;
 mod database;
 mod disk;
 mod enqueue;
+mod examples;
 mod help;
 mod large;
 mod layering;
