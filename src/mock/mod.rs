@@ -10,7 +10,7 @@
 //! | `route`, `strict`, `sense` | what a request means, and what is wrong with it |
 //! | `verdict` | the order of the checks |
 //! | `keys`, `quota`, `refusal` | who may still ask, and how a refusal reads |
-//! | `script`, `canned`, `error` | faults on demand and the bodies of errors |
+//! | `script`, `ruling`, `canned`, `error` | faults on demand and the bodies of errors |
 //! | `answer`, `capitals`, `fit`, `media`, `models` | the answers |
 //! | `book`, `parts` | counters and the log of requests |
 
@@ -29,6 +29,7 @@ mod quota;
 mod refusal;
 mod reply;
 mod route;
+mod ruling;
 mod script;
 mod sense;
 mod service;

@@ -145,16 +145,6 @@ impl Script {
 }
 
 impl Rule {
-    /// Returns whether the rule only lets a call wait.
-    pub(super) fn only_waits(&self) -> bool {
-        self.reply.is_none()
-            && self.status.is_none()
-            && self.body.is_none()
-            && self.text.is_none()
-            && self.fault.is_none()
-            && self.headers.is_empty()
-    }
-
     fn looks_at(&self, seen: &Seen<'_>) -> bool {
         let same = |wanted: &Option<String>, given| wanted.as_deref().is_none_or(|it| it == given);
         (self.method == MethodFilter::Any || self.method == seen.method)

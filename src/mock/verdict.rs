@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::answer::{Question, TokenDetail, details};
-use super::canned::{Canned, Context, echoing};
+use super::canned::{Canned, Context};
 use super::config::Config;
 use super::error::{self, Finding};
 use super::keys::{Key, KeyRing};
@@ -20,7 +20,8 @@ use super::parts::{self, RecordedPart};
 use super::refusal::Refusal;
 use super::reply::{JSON, Reply};
 use super::route::{ModelMethod, Route, query};
-use super::script::{Fault, MethodFilter, Rule, Script, Seen};
+use super::ruling;
+use super::script::{MethodFilter, Script, Seen};
 use super::sense::{self, Facts, member};
 use super::strict;
 
@@ -246,11 +247,10 @@ impl Judge {
         let Some(rule) = self.script.fires(&seen) else {
             return Verdict { hold: false, delay_ms, reply: self.usual(call, context) };
         };
-        let reply = if rule.only_waits() {
-            self.usual(call, context)
-        } else {
-            self.ruled(rule, call, context)
-        };
+        let question = Question { text: rule.text.as_deref(), ..context.question };
+        let context = &Context { question, retry_delay: rule.retry_delay.as_deref(), ..*context };
+        let reply = ruling::own_reply(rule, context).unwrap_or_else(|| self.usual(call, context));
+        let reply = ruling::dressed(rule, reply);
         Verdict { hold: rule.hold, delay_ms: delay_ms + rule.delay_ms, reply }
     }
 
@@ -281,42 +281,4 @@ impl Judge {
             Route::Own(_) | Route::Unknown => Reply::no_such_page(call.uri.path()),
         }
     }
-
-    /// Returns the answer that a rule gives.
-    fn ruled(&self, rule: &Rule, call: &Call<'_>, context: &Context<'_>) -> Reply {
-        let question = Question { text: rule.text.as_deref(), ..context.question };
-        let context = &Context { question, retry_delay: rule.retry_delay.as_deref(), ..*context };
-        let own_body = rule.body.is_some() || rule.text.is_some();
-        let canned =
-            rule.reply.or_else(|| rule.status.filter(|_| !own_body).and_then(Canned::of_status));
-        let mut reply = match (rule.fault, canned, &rule.body) {
-            (Some(Fault::EchoKey), ..) => Reply::error(&echoing(context.key), context.pretty),
-            (_, Some(canned), _) => canned.reply(context),
-            (_, None, Some(body)) => with_body(body),
-            (_, None, None) => match rule.status {
-                Some(status) if status >= 300 && !own_body => {
-                    let page = error::html_page(status, "The request could not be served.");
-                    Reply::new(status, super::reply::HTML, page)
-                }
-                _ => self.usual(call, context),
-            },
-        };
-        let redirect = (rule.fault == Some(Fault::Redirect)).then_some(302);
-        if let Some(status) = rule.status.or(redirect) {
-            reply.status = status;
-            reply.usable &= status == 200;
-        }
-        reply.headers = rule.headers.clone().into_iter().collect();
-        (reply.fault, reply.bytes) = (rule.fault, rule.bytes);
-        reply
-    }
-}
-
-fn with_body(body: &Value) -> Reply {
-    let text = match body {
-        Value::String(text) => text.clone().into_bytes(),
-        other => error::to_json(other, true),
-    };
-    let usable = body.get("candidates").is_some();
-    Reply { usable, ..Reply::new(200, JSON, text) }
 }
