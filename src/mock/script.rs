@@ -70,6 +70,13 @@ pub enum MethodFilter {
     /// The list of models, and one model.
     #[serde(rename = "models")]
     Models,
+    /// The start of an upload, and its chunks.
+    #[serde(rename = "upload")]
+    Upload,
+    /// Other calls of the Files API: one file, the list, a deletion; and of an upload a query or
+    /// the giving up.
+    #[serde(rename = "files")]
+    Files,
     /// All calls.
     #[serde(rename = "any")]
     Any,
@@ -95,6 +102,10 @@ pub enum Fault {
     HugeBody,
     /// An error whose message holds the key.
     EchoKey,
+    /// Half of a chunk is taken, then a TCP reset; of another call, a reset before the first byte.
+    CutUpload,
+    /// A request of an upload is answered without a status and changes nothing.
+    NoUploadStatus,
 }
 
 /// What a rule needs to know of a call.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::answer::{Question, TokenDetail, details};
 use super::canned::{Canned, Context};
 use super::config::Config;
+use super::desk::Desk;
 use super::error::{self, Finding};
 use super::keys::{Key, KeyRing};
 use super::models::Models;
@@ -24,6 +25,9 @@ use super::ruling;
 use super::script::{MethodFilter, Script, Seen};
 use super::sense::{self, Facts, member};
 use super::strict;
+
+/// The file that a ready-made error names if the call names none.
+pub(super) const SOME_FILE: &str = "abc123";
 
 /// A call with what is known of it before anything is decided.
 pub(super) struct Call<'a> {
@@ -48,8 +52,9 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Returns the parts of the request as the log keeps them.
-    pub(super) fn parts(&self) -> Vec<RecordedPart> {
-        self.document.as_ref().map(|it| parts::recorded(request_in(it))).unwrap_or_default()
+    pub(super) fn parts(&self, desk: &Desk, now: i64) -> Vec<RecordedPart> {
+        let stored = |id: &str| desk.files(|shelf| shelf.any(id, now));
+        self.document.as_ref().map(|it| parts::recorded(request_in(it), stored)).unwrap_or_default()
     }
 }
 
@@ -103,7 +108,7 @@ impl Call<'_> {
             }
             Route::Call { method: ModelMethod::CountTokens, .. } => MethodFilter::CountTokens,
             Route::ModelList | Route::ModelInfo { .. } => MethodFilter::Models,
-            Route::Own(_) | Route::Unknown => MethodFilter::Any,
+            Route::Files(_) | Route::Own(_) | Route::Unknown => MethodFilter::Any,
         }
     }
 }
@@ -116,9 +121,10 @@ fn request_in(document: &Value) -> &Value {
 /// Everything that decides.
 pub(super) struct Judge {
     config: Config,
-    keys: KeyRing,
+    pub(super) keys: KeyRing,
     models: Models,
-    script: Script,
+    pub(super) script: Script,
+    pub(super) desk: Desk,
     serial: AtomicU64,
 }
 
@@ -128,6 +134,7 @@ impl Judge {
             keys: KeyRing::new(&config),
             models: Models::new(config.models.clone()),
             script: Script::new(config.script.clone()),
+            desk: Desk::new(&config),
             serial: AtomicU64::new(0),
             config,
         }
@@ -141,6 +148,7 @@ impl Judge {
     pub(super) fn reset(&self) {
         self.keys.reset();
         self.script.reset();
+        self.desk.reset();
     }
 
     /// Decides what a call gets.
@@ -183,7 +191,9 @@ impl Judge {
         let (version, method) = match call.route {
             Route::Call { version, method, .. } => (version, method.as_str()),
             Route::ModelInfo { version, .. } => (version, "getModel"),
-            Route::ModelList | Route::Own(_) | Route::Unknown => ("v1beta", "listModels"),
+            Route::ModelList | Route::Files(_) | Route::Own(_) | Route::Unknown => {
+                ("v1beta", "listModels")
+            }
         };
         let (facts, model) = (&reading.facts, call.route.model());
         Context {
@@ -193,6 +203,7 @@ impl Judge {
             tier: key.tier(),
             version,
             method,
+            file: sense::first_file(request).unwrap_or(SOME_FILE),
             retry_delay: None,
             max_body_bytes: self.config.max_body_bytes,
             pretty: call.pretty(),
@@ -214,7 +225,9 @@ impl Judge {
         let Route::Call { method, .. } = call.route else {
             return None;
         };
-        if let Some(error) = sense::refused(context.question.request, &reading.facts) {
+        let check_file =
+            |id: &str| self.desk.files(|shelf| shelf.check_use(id, context.project, call.at_ms));
+        if let Some(error) = sense::refused(context.question.request, &reading.facts, check_file) {
             return Some(Reply::error(&error, context.pretty));
         }
         if method == ModelMethod::CountTokens {
@@ -278,7 +291,9 @@ impl Judge {
             Route::ModelInfo { model, .. } => {
                 json(error::to_json(&Models::info(model), context.pretty))
             }
-            Route::Own(_) | Route::Unknown => Reply::no_such_page(call.uri.path()),
+            Route::Files(_) | Route::Own(_) | Route::Unknown => {
+                Reply::no_such_page(call.uri.path())
+            }
         }
     }
 }
