@@ -69,6 +69,18 @@ pub struct Stats {
     pub first_arrival_ms: Option<i64>,
     /// When the latest request came, in Unix milliseconds.
     pub last_arrival_ms: Option<i64>,
+    /// Requests to the Files API; no other count but `held` and those below has them.
+    pub file_requests: u64,
+    /// Uploads that were started.
+    pub uploads_started: u64,
+    /// Uploads that made a file.
+    pub uploads: u64,
+    /// Bytes taken into uploads.
+    pub upload_bytes: u64,
+    /// Chunks of uploads that were taken to their ends.
+    pub upload_chunks: u64,
+    /// Files that exist; a wait does not see one expire before something else changes.
+    pub files: u64,
 }
 
 /// Counts of one key.
@@ -255,13 +267,18 @@ impl Book {
         self.peak.store(self.in_flight.load(Relaxed), Relaxed);
     }
 
-    /// Waits until the counts fulfil `condition`.
-    pub(super) async fn wait_until(&self, condition: impl Fn(&Stats) -> bool) {
+    /// Says that a count changed which is kept elsewhere.
+    pub(super) fn notify(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until `condition` holds.
+    pub(super) async fn wait_until(&self, condition: impl Fn() -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Enabled before the look, so that a change in between is not missed.
             changed.as_mut().enable();
-            if condition(&self.stats()) {
+            if condition() {
                 return;
             }
             changed.await;
@@ -278,7 +295,7 @@ impl Book {
         self.pages().keys.clone()
     }
 
-    /// Returns all counts.
+    /// Returns all counts but those of the Files API.
     pub(super) fn stats(&self) -> Stats {
         let positive = |number: i64| u64::try_from(number).unwrap_or(0);
         let pages = self.pages();
@@ -295,6 +312,7 @@ impl Book {
             by_model: pages.models.iter().map(|(name, n)| (name.to_string(), *n)).collect(),
             first_arrival_ms: pages.arrivals.map(|(first, _)| first),
             last_arrival_ms: pages.arrivals.map(|(_, last)| last),
+            ..Stats::default()
         }
     }
 

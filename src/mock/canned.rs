@@ -123,6 +123,8 @@ pub(super) struct Context<'a> {
     pub(super) tier: Tier,
     pub(super) version: &'a str,
     pub(super) method: &'a str,
+    /// The id of the file that the call is about.
+    pub(super) file: &'a str,
     pub(super) retry_delay: Option<&'a str>,
     pub(super) max_body_bytes: u64,
     pub(super) pretty: bool,
@@ -256,7 +258,6 @@ impl Canned {
     }
 
     fn request_error(self, context: &Context<'_>) -> ApiError {
-        let file = sense::first_file(context.question.request).unwrap_or("abc123");
         match self {
             Self::InvalidKey => error::unknown_key(),
             Self::KeyNotFound => {
@@ -270,8 +271,10 @@ impl Canned {
             Self::ServiceDisabled => error::service_disabled(context.project),
             Self::Denied => error::denied(),
             Self::Location => error::location(),
-            Self::FilePermission => error::file_permission(file),
-            Self::FileNotActive => error::file_not_active(file),
+            Self::FilePermission => error::file_permission(context.file),
+            Self::FileNotActive => error::file_not_active(context.file),
+            // A call of no model got the status alone.
+            Self::NoSuchModel if context.question.model.is_empty() => error::not_found(),
             Self::NoSuchModel => {
                 error::no_such_model(context.question.model, context.version, context.method)
             }
@@ -307,6 +310,7 @@ mod tests {
             tier: Tier::Free,
             version: "v1beta",
             method: "generateContent",
+            file: "abc123",
             retry_delay,
             max_body_bytes: 20_971_520,
             pretty: true,

@@ -49,6 +49,8 @@ pub struct Config {
     pub minute_ms: u64,
     /// The length of a quota "day"; left out, a day ends at midnight in Los Angeles.
     pub day_ms: Option<u64>,
+    /// What becomes of uploaded files.
+    pub files: FilesConfig,
     /// Faults and fixed answers; the first rule that fires decides.
     pub script: Vec<Rule>,
     /// Whether each request is kept for [`MockServer::requests`](super::MockServer::requests).
@@ -71,6 +73,7 @@ impl Default for Config {
             count_refused: false,
             minute_ms: 60_000,
             day_ms: None,
+            files: FilesConfig::default(),
             script: Vec::new(),
             record: true,
             record_bodies: false,
@@ -183,6 +186,34 @@ pub enum QuotaDetail {
     None,
 }
 
+/// What becomes of uploaded files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilesConfig {
+    /// How long a file is `PROCESSING` after its upload; 0 makes it `ACTIVE` at once.
+    pub processing_ms: u64,
+    /// The beginnings of the types that are processed; none means all.
+    pub processing_types: Vec<String>,
+    /// How long a file exists.
+    pub lifetime_ms: u64,
+    /// Whether processed files are `FAILED` afterwards.
+    pub fails: bool,
+    /// Whether the answer to the upload lacks the file's state.
+    pub without_state: bool,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        Self {
+            processing_ms: 0,
+            processing_types: Vec::new(),
+            lifetime_ms: 48 * 60 * 60 * 1000,
+            fails: false,
+            without_state: false,
+        }
+    }
+}
+
 /// One key.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -248,6 +279,7 @@ mod tests {
     fn an_unknown_name_is_refused() {
         assert!(Config::from_json(r#"{"latencyms": 5}"#).is_err());
         assert!(Config::from_json(r#"{"quota": {"rpmm": 5}}"#).is_err());
+        assert!(Config::from_json(r#"{"files": {"processing": 5}}"#).is_err());
         assert!(Config::from_json(r#"{"keys": {"a": {"status": "lost"}}}"#).is_err());
     }
 

@@ -189,6 +189,16 @@ pub(super) fn file_not_active(file: &str) -> ApiError {
     ))
 }
 
+/// There is nothing of that name.
+pub(super) fn not_found() -> ApiError {
+    ApiError::new(404, "NOT_FOUND", "Requested entity was not found.")
+}
+
+/// The name is taken.
+pub(super) fn already_exists() -> ApiError {
+    ApiError::new(409, "ALREADY_EXISTS", "Requested entity already exists")
+}
+
 /// The model does not exist, or not for this call.
 pub(super) fn no_such_model(model: &str, version: &str, method: &str) -> ApiError {
     let message = format!(

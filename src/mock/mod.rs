@@ -1,7 +1,7 @@
 //! A local stand-in for the Gemini API.
 //!
-//! It answers `generateContent`, `countTokens` and the list of models as the real API does: with
-//! its checks, its errors, its quotas, and with scripted faults. It owns a server on a socket that
+//! It answers `generateContent`, `countTokens`, the Files API and the list of models as the real
+//! API does: with its checks, its errors, its quotas, and with scripted faults. It owns a server on a socket that
 //! the caller brings, and what that server has seen. It knows nothing of queues.
 //!
 //! | part | owns |
@@ -10,29 +10,40 @@
 //! | `route`, `strict`, `sense` | what a request means, and what is wrong with it |
 //! | `verdict` | the order of the checks |
 //! | `keys`, `quota`, `refusal` | who may still ask, and how a refusal reads |
-//! | `script`, `canned`, `error` | faults on demand and the bodies of errors |
+//! | `script`, `ruling`, `canned`, `error` | faults on demand and the bodies of errors |
 //! | `answer`, `capitals`, `fit`, `media`, `models` | the answers |
 //! | `book`, `parts` | counters and the log of requests |
+//! | `transfer`, `filing` | calls of the Files API: reading them, and what they get |
+//! | `order`, `upload`, `files`, `desk` | uploads and the files that come of them |
+//! | `ledger` | counters and the log of the Files API |
 
 mod answer;
 mod book;
 mod canned;
 mod capitals;
 pub mod config;
+mod desk;
 mod error;
+mod files;
+mod filing;
 mod fit;
 mod keys;
+mod ledger;
 mod media;
 mod models;
+mod order;
 mod parts;
 mod quota;
 mod refusal;
 mod reply;
 mod route;
+mod ruling;
 mod script;
 mod sense;
 mod service;
 mod strict;
+mod transfer;
+mod upload;
 mod verdict;
 mod wire;
 
@@ -52,6 +63,7 @@ use tokio::task::JoinHandle;
 pub use book::{KeyStats, Recorded, Stats, fingerprint};
 pub use canned::Canned;
 pub use config::Config;
+pub use ledger::FileRequest;
 pub use parts::RecordedPart;
 pub use script::{Fault, MethodFilter, Rule};
 
@@ -92,7 +104,7 @@ impl MockServer {
 
     /// Returns the counts up to now, the same as `GET /__stats`.
     pub fn stats(&self) -> Stats {
-        self.shared.book.stats()
+        self.shared.stats()
     }
 
     /// Returns the exact counts of each key by its secret.
@@ -103,6 +115,16 @@ impl MockServer {
     /// Returns the requests that came, in order; the first million of them.
     pub fn requests(&self) -> Vec<Recorded> {
         self.shared.book.requests()
+    }
+
+    /// Returns the requests to the Files API that came, in order; the first hundred thousand.
+    pub fn file_requests_log(&self) -> Vec<FileRequest> {
+        self.shared.judge.desk.ledger.requests()
+    }
+
+    /// Makes all files vanish, as if they had expired or been deleted elsewhere.
+    pub fn forget_files(&self) {
+        self.shared.forget_files();
     }
 
     /// Lets `count` held requests pass, whether they wait already or not; `None` opens the gate
@@ -118,7 +140,7 @@ impl MockServer {
 
     /// Waits until the counts fulfil `condition`.
     pub async fn wait_until(&self, condition: impl Fn(&Stats) -> bool) {
-        self.shared.book.wait_until(condition).await;
+        self.shared.wait_until(condition).await;
     }
 
     /// Stops: requests that wait are reset, the others end, all connections close.

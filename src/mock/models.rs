@@ -72,13 +72,7 @@ impl Models {
 
     /// Returns the page that `token` names, with `size` models at most.
     pub(super) fn page(&self, size: Option<&str>, token: Option<&str>) -> Result<Page, ApiError> {
-        let size = match size {
-            None | Some("" | "0") => 50,
-            Some(text) => text.parse::<usize>().map_err(|_| {
-                invalid_argument(format!("Invalid value at 'page_size' (TYPE_INT32), \"{text}\""))
-            })?,
-        };
-        let size = size.min(1000);
+        let size = page_size(size, 50, 1000)?;
         let start = token.map_or(Some(0), read_token).filter(|&start| start <= self.0.len());
         let Some(start) = start else {
             return Err(invalid_argument("Request contains an invalid argument."));
@@ -88,6 +82,21 @@ impl Models {
         let models = self.0[start..end].iter().map(|name| Self::info(name)).collect();
         Ok(Page { models, next_page_token })
     }
+}
+
+/// Returns how many entries a page has that is to have `size` of them.
+pub(super) fn page_size(
+    size: Option<&str>,
+    default: usize,
+    most: usize,
+) -> Result<usize, ApiError> {
+    let size = match size {
+        None | Some("" | "0") => default,
+        Some(text) => text.parse::<usize>().map_err(|_| {
+            invalid_argument(format!("Invalid value at 'page_size' (TYPE_INT32), \"{text}\""))
+        })?,
+    };
+    Ok(size.min(most))
 }
 
 fn read_token(token: &str) -> Option<usize> {

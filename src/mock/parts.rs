@@ -3,6 +3,7 @@
 //! Pure. Media is kept as its size and hash, never as a whole.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -10,6 +11,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::files::{self, StoredFile};
 use super::sense::{PART_DATA, member, members, text_member};
 
 /// One part of a request's contents.
@@ -21,9 +23,9 @@ pub struct RecordedPart {
     pub text: Option<String>,
     /// The type of its media.
     pub mime_type: Option<String>,
-    /// The size of its text or of its decoded data, in bytes.
+    /// The size of its text, of its decoded data, or of its uploaded file, in bytes.
     pub bytes: Option<u64>,
-    /// The SHA-256 of its text or of its decoded data, as hexadecimal digits.
+    /// The SHA-256 of the same, as hexadecimal digits.
     pub sha256: Option<String>,
     /// The address of its file.
     pub file_uri: Option<String>,
@@ -31,10 +33,22 @@ pub struct RecordedPart {
     pub video_metadata: Option<Value>,
 }
 
-/// Returns the parts of all contents of a request, in their order.
-pub(super) fn recorded(request: &Value) -> Vec<RecordedPart> {
+/// Returns the parts of all contents of a request, in their order; `stored` finds uploaded files.
+pub(super) fn recorded(
+    request: &Value,
+    stored: impl Fn(&str) -> Option<Arc<StoredFile>>,
+) -> Vec<RecordedPart> {
     let contents = members(request, "contents").iter();
-    contents.flat_map(|content| members(content, "parts")).map(RecordedPart::of).collect()
+    let mut parts: Vec<_> =
+        contents.flat_map(|content| members(content, "parts")).map(RecordedPart::of).collect();
+    for part in &mut parts {
+        let id = part.file_uri.as_deref().and_then(files::id_in);
+        if let Some(file) = id.and_then(&stored) {
+            part.bytes = Some(file.content.bytes);
+            part.sha256 = Some(file.content.sha256.clone());
+        }
+    }
+    parts
 }
 
 impl RecordedPart {
@@ -68,7 +82,12 @@ fn decoded(data: &str) -> Option<Vec<u8>> {
 }
 
 fn hash(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::new(), |mut digits, byte| {
+    hex(&Sha256::digest(content))
+}
+
+/// Returns bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut digits, byte| {
         // Writing to a string can't fail.
         let _ = write!(digits, "{byte:02x}");
         digits
@@ -84,11 +103,14 @@ mod tests {
     #[test]
     fn parts_are_kept_in_order_with_what_tells_them_apart() {
         let clip = json!({"start_offset": "1s", "fps": 0.5});
-        let parts = recorded(&json!({"contents": [
-            {"parts": [{"text": "abc"}, {"inlineData": {"mimeType": "image/png", "data": "-_8"}}]},
-            {"parts": [{"file_data": {"mime_type": "video/mp4", "file_uri": "https://x/files/a"},
-                "video_metadata": clip}, {"functionCall": {"name": "f"}}, {}]}
-        ]}));
+        let parts = recorded(
+            &json!({"contents": [
+                {"parts": [{"text": "abc"}, {"inlineData": {"mimeType": "image/png", "data": "-_8"}}]},
+                {"parts": [{"file_data": {"mime_type": "video/mp4", "file_uri": "https://x/files/a"},
+                    "video_metadata": clip}, {"functionCall": {"name": "f"}}, {}]}
+            ]}),
+            |_| None,
+        );
         let kinds: Vec<&str> = parts.iter().map(|part| part.kind).collect();
         assert_eq!(kinds, ["text", "inlineData", "fileData", "functionCall", ""]);
         assert_eq!(parts[0].text.as_deref(), Some("abc"));

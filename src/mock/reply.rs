@@ -21,6 +21,8 @@ use super::wire::Wire;
 
 /// The content type of JSON.
 pub(super) const JSON: &str = "application/json; charset=UTF-8";
+/// The content type of answers without a body.
+const TEXT: &str = "text/plain; charset=utf-8";
 /// The content type of the front end's pages.
 pub(super) const HTML: &str = "text/html; charset=UTF-8";
 
@@ -49,6 +51,11 @@ impl Reply {
         Self { status, content_type, body, headers, usable: false, fault: None, bytes: None }
     }
 
+    /// Returns an answer without a body.
+    pub(super) fn empty(status: u16) -> Self {
+        Self::new(status, TEXT, Bytes::new())
+    }
+
     pub(super) fn error(error: &ApiError, pretty: bool) -> Self {
         Self::new(error.code, JSON, error.to_json(pretty))
     }
@@ -69,12 +76,12 @@ impl Reply {
 
     /// Returns whether the caller gets all of it.
     pub(super) fn is_whole(&self) -> bool {
-        matches!(self.fault, None | Some(Fault::Redirect | Fault::EchoKey))
+        matches!(self.fault, None | Some(Fault::Redirect | Fault::EchoKey | Fault::NoUploadStatus))
     }
 
     /// Returns whether the caller gets at least its status.
     pub(super) fn has_status(&self) -> bool {
-        !matches!(self.fault, Some(Fault::ResetBefore | Fault::StallBefore))
+        !matches!(self.fault, Some(Fault::ResetBefore | Fault::StallBefore | Fault::CutUpload))
     }
 
     /// Returns the response; `stopping` ends what would otherwise never end.
@@ -86,8 +93,10 @@ impl Reply {
         let body = self.body.clone();
         let half = body.slice(..body.len() / 2);
         let (length, body) = match self.fault {
-            None | Some(Fault::Redirect | Fault::EchoKey) => (None, Body::from(body)),
-            Some(Fault::ResetBefore) => {
+            None | Some(Fault::Redirect | Fault::EchoKey | Fault::NoUploadStatus) => {
+                (None, Body::from(body))
+            }
+            Some(Fault::ResetBefore | Fault::CutUpload) => {
                 wire.reset();
                 (None, Body::empty())
             }

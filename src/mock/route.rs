@@ -13,6 +13,8 @@ pub(super) enum Route<'a> {
     ModelList,
     /// One model.
     ModelInfo { version: &'a str, model: &'a str },
+    /// A call of the Files API.
+    Files(FileCall<'a>),
     /// A page of the stand-in itself.
     Own(OwnPage),
     /// Nothing known.
@@ -35,6 +37,34 @@ impl ModelMethod {
     }
 }
 
+/// A call of the Files API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileCall<'a> {
+    /// The start of an upload, or a request to one.
+    Upload,
+    List,
+    Get(&'a str),
+    Delete(&'a str),
+}
+
+impl<'a> FileCall<'a> {
+    /// Returns the call of a path behind the version.
+    fn of(method: &Method, path: &'a str) -> Option<Self> {
+        if path == "files" && method == Method::GET {
+            return Some(Self::List);
+        }
+        let id = path.strip_prefix("files/")?;
+        if id.is_empty() || id.contains(['/', ':']) {
+            return None;
+        }
+        match *method {
+            Method::GET => Some(Self::Get(id)),
+            Method::DELETE => Some(Self::Delete(id)),
+            _ => None,
+        }
+    }
+}
+
 /// The stand-in's own pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OwnPage {
@@ -42,12 +72,16 @@ pub(super) enum OwnPage {
     Wait,
     Release,
     Reset,
+    ForgetFiles,
 }
 
 impl<'a> Route<'a> {
     pub(super) fn of(method: &Method, path: &'a str) -> Self {
         if let Some(page) = path.strip_prefix("/__") {
             return own_page(method, page).map_or(Self::Unknown, Self::Own);
+        }
+        if matches!(path, "/upload/v1beta/files" | "/upload/v1/files") && method == Method::POST {
+            return Self::Files(FileCall::Upload);
         }
         let Some((version, rest)) = path.strip_prefix('/').and_then(|rest| rest.split_once('/'))
         else {
@@ -58,6 +92,9 @@ impl<'a> Route<'a> {
         }
         if rest == "models" && method == Method::GET {
             return Self::ModelList;
+        }
+        if let Some(call) = FileCall::of(method, rest) {
+            return Self::Files(call);
         }
         let Some(name) = rest.strip_prefix("models/").filter(|name| !name.contains('/')) else {
             return Self::Unknown;
@@ -78,7 +115,7 @@ impl<'a> Route<'a> {
     pub(super) fn model(&self) -> &'a str {
         match *self {
             Self::Call { model, .. } | Self::ModelInfo { model, .. } => model,
-            Self::ModelList | Self::Own(_) | Self::Unknown => "",
+            Self::ModelList | Self::Files(_) | Self::Own(_) | Self::Unknown => "",
         }
     }
 }
@@ -89,6 +126,7 @@ fn own_page(method: &Method, page: &str) -> Option<OwnPage> {
         ("wait", false) => Some(OwnPage::Wait),
         ("release", true) => Some(OwnPage::Release),
         ("reset", true) => Some(OwnPage::Reset),
+        ("forget_files", true) => Some(OwnPage::ForgetFiles),
         _ => None,
     }
 }
@@ -136,6 +174,24 @@ mod tests {
         assert_eq!(get("/v1/models"), Route::ModelList);
         assert_eq!(get("/v1beta/models/gemini-2.5-flash"), Route::ModelInfo { version, model });
         assert_eq!(get("/v1beta/models/x:generateContent"), Route::Unknown);
+    }
+
+    #[test]
+    fn paths_mean_calls_of_the_files_api() {
+        let files = |method, path| match Route::of(&method, path) {
+            Route::Files(call) => Some(call),
+            _ => None,
+        };
+        assert_eq!(files(Method::POST, "/upload/v1beta/files"), Some(FileCall::Upload));
+        assert_eq!(files(Method::POST, "/upload/v1/files"), Some(FileCall::Upload));
+        assert_eq!(files(Method::GET, "/upload/v1/files"), None);
+        assert_eq!(files(Method::GET, "/v1beta/files"), Some(FileCall::List));
+        assert_eq!(files(Method::GET, "/v1/files/a-1"), Some(FileCall::Get("a-1")));
+        assert_eq!(files(Method::DELETE, "/v1beta/files/a-1"), Some(FileCall::Delete("a-1")));
+        assert_eq!(files(Method::POST, "/v1beta/files/a-1"), None);
+        assert_eq!(files(Method::GET, "/v1beta/files/a-1:download"), None);
+        assert_eq!(files(Method::POST, "/v1beta/files:register"), None);
+        assert_eq!(files(Method::GET, "/v1beta/files/"), None);
     }
 
     #[test]

@@ -70,6 +70,13 @@ pub enum MethodFilter {
     /// The list of models, and one model.
     #[serde(rename = "models")]
     Models,
+    /// The start of an upload, and its chunks.
+    #[serde(rename = "upload")]
+    Upload,
+    /// Other calls of the Files API: one file, the list, a deletion; and of an upload a query or
+    /// the giving up.
+    #[serde(rename = "files")]
+    Files,
     /// All calls.
     #[serde(rename = "any")]
     Any,
@@ -95,6 +102,10 @@ pub enum Fault {
     HugeBody,
     /// An error whose message holds the key.
     EchoKey,
+    /// Half of a chunk is taken, then a TCP reset; of another call, a reset before the first byte.
+    CutUpload,
+    /// A request of an upload is answered without a status and changes nothing.
+    NoUploadStatus,
 }
 
 /// What a rule needs to know of a call.
@@ -145,16 +156,6 @@ impl Script {
 }
 
 impl Rule {
-    /// Returns whether the rule only lets a call wait.
-    pub(super) fn only_waits(&self) -> bool {
-        self.reply.is_none()
-            && self.status.is_none()
-            && self.body.is_none()
-            && self.text.is_none()
-            && self.fault.is_none()
-            && self.headers.is_empty()
-    }
-
     fn looks_at(&self, seen: &Seen<'_>) -> bool {
         let same = |wanted: &Option<String>, given| wanted.as_deref().is_none_or(|it| it == given);
         (self.method == MethodFilter::Any || self.method == seen.method)

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::error::{self, ApiError};
+use super::files::id_in;
 
 /// The longest input that a model takes, in tokens.
 pub(super) const INPUT_LIMIT: u64 = 1_048_576;
@@ -122,11 +123,16 @@ fn modality(mime_type: &str) -> &'static str {
 
 /// Returns the id of the first uploaded file that a request names.
 pub(super) fn first_file(request: &Value) -> Option<&str> {
-    parts(request).find_map(|part| file_id(text_member(member(part, "fileData")?, "fileUri")?))
+    parts(request).find_map(|part| id_in(text_member(member(part, "fileData")?, "fileUri")?))
 }
 
-/// Returns what the model refuses, if anything.
-pub(super) fn refused(request: &Value, facts: &Facts) -> Option<ApiError> {
+/// Returns what the model refuses, if anything; `check_file` tells of an uploaded file whether it
+/// may be used.
+pub(super) fn refused(
+    request: &Value,
+    facts: &Facts,
+    check_file: impl Fn(&str) -> Result<(), ApiError>,
+) -> Option<ApiError> {
     let contents = members(request, "contents");
     if contents.is_empty() {
         let message = "* GenerateContentRequest.contents: contents is not specified\n";
@@ -151,7 +157,7 @@ pub(super) fn refused(request: &Value, facts: &Facts) -> Option<ApiError> {
     if facts.total() > INPUT_LIMIT {
         return Some(too_long(facts.total()));
     }
-    parts(request).find_map(media_fault)
+    parts(request).find_map(|part| media_fault(part, &check_file))
 }
 
 /// The input has more tokens than the model takes.
@@ -212,24 +218,21 @@ fn setting_faults(request: &Value) -> Vec<String> {
     lines
 }
 
-fn media_fault(part: &Value) -> Option<ApiError> {
+fn media_fault(
+    part: &Value,
+    check_file: impl Fn(&str) -> Result<(), ApiError>,
+) -> Option<ApiError> {
     let media = member(part, "inlineData").or_else(|| member(part, "fileData"))?;
     let mime_type = text_member(media, "mimeType").unwrap_or_default();
     if UNSUPPORTED.contains(&mime_type) {
         return Some(error::invalid_argument(format!("Unsupported MIME type: {mime_type}")));
     }
     let uri = text_member(media, "fileUri")?;
-    // Nothing can be uploaded here yet, so no file is this caller's.
-    if let Some(id) = file_id(uri) {
-        return Some(error::file_permission(id));
+    if let Some(id) = id_in(uri) {
+        return check_file(id).err();
     }
     (!uri.starts_with("https://"))
         .then(|| error::invalid_argument(format!("Invalid or unsupported file uri: {uri}")))
-}
-
-fn file_id(uri: &str) -> Option<&str> {
-    let (before, id) = uri.rsplit_once("files/")?;
-    (before.is_empty() || before.ends_with("/v1beta/") || before.ends_with("/v1/")).then_some(id)
 }
 
 #[cfg(test)]
@@ -239,7 +242,11 @@ mod tests {
     use super::*;
 
     fn message(request: &Value) -> Option<String> {
-        refused(request, &Facts::of(request)).map(|error| error.message)
+        let check_file = |id: &str| match id {
+            "mine" => Ok(()),
+            other => Err(error::file_permission(other)),
+        };
+        refused(request, &Facts::of(request), check_file).map(|error| error.message)
     }
 
     #[test]
@@ -289,6 +296,7 @@ mod tests {
             message(&own).unwrap(),
             "You do not have permission to access the File abc or it may not exist."
         );
+        assert_eq!(message(&with("http://127.0.0.1:1/v1beta/files/mine")), None);
         let plain = message(&with("http://example.org/a.mp4")).unwrap();
         assert_eq!(plain, "Invalid or unsupported file uri: http://example.org/a.mp4");
         assert_eq!(message(&with("https://example.org/files/a.mp4")), None);

@@ -17,11 +17,26 @@ use tokio::sync::{Semaphore, watch};
 use super::book::{Arrival, Book, Entry, Stats};
 use super::config::Config;
 use super::error::to_json;
+use super::files::Shelf;
 use super::reply::{JSON, Reply, stopped, waited};
 use super::route::{OwnPage, Route, query};
 use super::script::Fault;
+use super::transfer;
 use super::verdict::{Call, Judge, TooLarge, Verdict};
 use super::wire::Wire;
+
+/// The counts that `/__wait` waits for, by their names.
+const WAITABLE: [(&str, fn(&Stats) -> u64); 9] = [
+    ("requests", |stats| stats.requests),
+    ("answered", |stats| stats.answered),
+    ("held", |stats| stats.held),
+    ("file_requests", |stats| stats.file_requests),
+    ("uploads_started", |stats| stats.uploads_started),
+    ("uploads", |stats| stats.uploads),
+    ("upload_bytes", |stats| stats.upload_bytes),
+    ("upload_chunks", |stats| stats.upload_chunks),
+    ("files", |stats| stats.files),
+];
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -46,6 +61,32 @@ impl Shared {
         self.judge.reset();
         self.book.reset();
         self.gate.reset();
+    }
+
+    /// Makes all files vanish.
+    pub(super) fn forget_files(&self) {
+        self.judge.desk.files(Shelf::clear);
+        self.book.notify();
+    }
+
+    /// Returns all counts.
+    pub(super) fn stats(&self) -> Stats {
+        let desk = &self.judge.desk;
+        let counts = desk.ledger.counts();
+        Stats {
+            file_requests: counts.requests,
+            uploads_started: counts.started,
+            uploads: counts.finished,
+            upload_bytes: counts.bytes,
+            upload_chunks: counts.chunks,
+            files: desk.files(|shelf| shelf.count(Utc::now().timestamp_millis())),
+            ..self.book.stats()
+        }
+    }
+
+    /// Waits until the counts fulfil `condition`.
+    pub(super) async fn wait_until(&self, condition: impl Fn(&Stats) -> bool) {
+        self.book.wait_until(|| condition(&self.stats())).await;
     }
 }
 
@@ -132,6 +173,7 @@ pub(super) async fn serve(
     let route = Route::of(&parts.method, parts.uri.path());
     let reply = match route {
         Route::Own(page) => own(&shared, page, &parts, body).await,
+        Route::Files(call) => transfer::serve(&shared, call, &parts, body).await,
         _ => answer(&shared, route, &parts, body).await,
     };
     reply.into_response(&wire, &shared.stopping.subscribe())
@@ -151,7 +193,8 @@ async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) ->
     let (model, prompt) = (route.model(), reading.facts.prompt.as_str());
     let nothing = Bytes::new();
     let body = received.as_ref().unwrap_or(&nothing);
-    let parts = if shared.book.records() { reading.parts() } else { Vec::new() };
+    let desk = &shared.judge.desk;
+    let parts = if shared.book.records() { reading.parts(desk, at_ms) } else { Vec::new() };
     let entry = shared.book.arrived(Arrival { at_ms, key, model, path, prompt, parts, body });
     flight.entry = Some(entry);
     let verdict = shared.judge.decide(&call, &reading);
@@ -165,7 +208,7 @@ async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) ->
 }
 
 /// Waits as the verdict says, and returns its reply; a reset if the stand-in stops first.
-async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
+pub(super) async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
     let Verdict { hold, delay_ms, mut reply } = verdict;
     let mut goes_on = true;
     if hold {
@@ -189,13 +232,14 @@ async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
     reply
 }
 
-fn sent_key(parts: &Parts) -> Option<Cow<'_, str>> {
+/// Returns the key of a request.
+pub(super) fn sent_key(parts: &Parts) -> Option<Cow<'_, str>> {
     let header = parts.headers.get("x-goog-api-key").and_then(|value| value.to_str().ok());
     header.map(Cow::Borrowed).or_else(|| query(&parts.uri, "key").map(Cow::Owned))
 }
 
 /// Reads a body to its end, keeping no more than `limit`; nothing if the client broke off.
-async fn receive(body: Body, limit: u64) -> Option<Result<Bytes, TooLarge>> {
+pub(super) async fn receive(body: Body, limit: u64) -> Option<Result<Bytes, TooLarge>> {
     let mut stream = body.into_data_stream();
     let Some(first) = stream.next().await else {
         return Some(Ok(Bytes::new()));
@@ -221,9 +265,13 @@ async fn receive(body: Body, limit: u64) -> Option<Result<Bytes, TooLarge>> {
 async fn own(shared: &Shared, page: OwnPage, parts: &Parts, body: Body) -> Reply {
     let json = |value: &Value| Reply::new(200, JSON, to_json(value, true));
     match page {
-        OwnPage::Stats => Reply::new(200, JSON, to_json(&shared.book.stats(), true)),
+        OwnPage::Stats => Reply::new(200, JSON, to_json(&shared.stats(), true)),
         OwnPage::Reset => {
             shared.reset();
+            json(&json!({}))
+        }
+        OwnPage::ForgetFiles => {
+            shared.forget_files();
             json(&json!({}))
         }
         OwnPage::Release => {
@@ -236,15 +284,13 @@ async fn own(shared: &Shared, page: OwnPage, parts: &Parts, body: Body) -> Reply
         }
         OwnPage::Wait => {
             let number = |name| query(&parts.uri, name).and_then(|text| text.parse::<u64>().ok());
-            let wanted = [number("requests"), number("answered"), number("held")];
-            let enough = |stats: &Stats| {
-                let counts = [stats.requests, stats.answered, stats.held];
-                wanted.iter().zip(counts).all(|(wanted, count)| wanted.is_none_or(|it| count >= it))
-            };
+            let wanted: Vec<_> =
+                WAITABLE.iter().filter_map(|(name, count)| Some((number(name)?, count))).collect();
+            let enough = |stats: &Stats| wanted.iter().all(|(least, count)| count(stats) >= *least);
             let limit = Duration::from_millis(number("timeout_ms").unwrap_or(30_000));
-            let waiting = tokio::time::timeout(limit, shared.book.wait_until(enough));
+            let waiting = tokio::time::timeout(limit, shared.wait_until(enough));
             let status = if waiting.await.is_ok() { 200 } else { 408 };
-            Reply::new(status, JSON, to_json(&shared.book.stats(), true))
+            Reply::new(status, JSON, to_json(&shared.stats(), true))
         }
     }
 }

@@ -27,19 +27,27 @@ const PART_DATA: [&str; 9] = [
 
 /// Parses a body and returns it, or what the API would refuse in it as a `message`.
 pub(super) fn read(message: &'static str, body: &[u8]) -> Result<Value, Vec<Finding>> {
+    let document = document(body)?;
+    let mut found: Vec<Finding> = schema::check(message, &document).iter().map(describe).collect();
+    if let Value::Object(object) = &document {
+        walk_message(message, object, &Place::TOP, &mut found);
+    }
+    if found.is_empty() { Ok(document) } else { Err(found) }
+}
+
+/// Parses a body as an object; an empty one is an empty object.
+pub(super) fn document(body: &[u8]) -> Result<Value, Vec<Finding>> {
     let top = |text: &str| vec![Finding { field: String::new(), description: text.to_owned() }];
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Object(Map::new()));
     }
     let document: Value = serde_json::from_slice(body).map_err(|error| top(&syntax(&error)))?;
-    let Value::Object(object) = &document else {
+    if !document.is_object() {
         return Err(top(
             "Invalid JSON payload received. Unknown name \"\": Root element must be a message.",
         ));
-    };
-    let mut found: Vec<Finding> = schema::check(message, &document).iter().map(describe).collect();
-    walk_message(message, object, &Place::TOP, &mut found);
-    if found.is_empty() { Ok(document) } else { Err(found) }
+    }
+    Ok(document)
 }
 
 fn syntax(error: &serde_json::Error) -> String {

@@ -1,5 +1,8 @@
 //! The stand-in over real HTTP.
 
+mod files;
+mod uploads;
+
 use std::time::Duration;
 
 use reqwest::{Client, Response};
@@ -302,7 +305,7 @@ fn the_examples_of_the_manual_are_valid() {
     let manual = include_str!("../../docs/MOCK.md");
     let examples: Vec<&str> =
         manual.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 2);
+    assert_eq!(examples.len(), 3);
     for example in examples {
         Config::from_json(example).unwrap();
     }

@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::answer::{Question, TokenDetail, details};
-use super::canned::{Canned, Context, echoing};
+use super::canned::{Canned, Context};
 use super::config::Config;
+use super::desk::Desk;
 use super::error::{self, Finding};
 use super::keys::{Key, KeyRing};
 use super::models::Models;
@@ -20,9 +21,13 @@ use super::parts::{self, RecordedPart};
 use super::refusal::Refusal;
 use super::reply::{JSON, Reply};
 use super::route::{ModelMethod, Route, query};
-use super::script::{Fault, MethodFilter, Rule, Script, Seen};
+use super::ruling;
+use super::script::{MethodFilter, Script, Seen};
 use super::sense::{self, Facts, member};
 use super::strict;
+
+/// The file that a ready-made error names if the call names none.
+pub(super) const SOME_FILE: &str = "abc123";
 
 /// A call with what is known of it before anything is decided.
 pub(super) struct Call<'a> {
@@ -47,8 +52,9 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Returns the parts of the request as the log keeps them.
-    pub(super) fn parts(&self) -> Vec<RecordedPart> {
-        self.document.as_ref().map(|it| parts::recorded(request_in(it))).unwrap_or_default()
+    pub(super) fn parts(&self, desk: &Desk, now: i64) -> Vec<RecordedPart> {
+        let stored = |id: &str| desk.files(|shelf| shelf.any(id, now));
+        self.document.as_ref().map(|it| parts::recorded(request_in(it), stored)).unwrap_or_default()
     }
 }
 
@@ -102,7 +108,7 @@ impl Call<'_> {
             }
             Route::Call { method: ModelMethod::CountTokens, .. } => MethodFilter::CountTokens,
             Route::ModelList | Route::ModelInfo { .. } => MethodFilter::Models,
-            Route::Own(_) | Route::Unknown => MethodFilter::Any,
+            Route::Files(_) | Route::Own(_) | Route::Unknown => MethodFilter::Any,
         }
     }
 }
@@ -115,9 +121,10 @@ fn request_in(document: &Value) -> &Value {
 /// Everything that decides.
 pub(super) struct Judge {
     config: Config,
-    keys: KeyRing,
+    pub(super) keys: KeyRing,
     models: Models,
-    script: Script,
+    pub(super) script: Script,
+    pub(super) desk: Desk,
     serial: AtomicU64,
 }
 
@@ -127,6 +134,7 @@ impl Judge {
             keys: KeyRing::new(&config),
             models: Models::new(config.models.clone()),
             script: Script::new(config.script.clone()),
+            desk: Desk::new(&config),
             serial: AtomicU64::new(0),
             config,
         }
@@ -140,6 +148,7 @@ impl Judge {
     pub(super) fn reset(&self) {
         self.keys.reset();
         self.script.reset();
+        self.desk.reset();
     }
 
     /// Decides what a call gets.
@@ -182,7 +191,9 @@ impl Judge {
         let (version, method) = match call.route {
             Route::Call { version, method, .. } => (version, method.as_str()),
             Route::ModelInfo { version, .. } => (version, "getModel"),
-            Route::ModelList | Route::Own(_) | Route::Unknown => ("v1beta", "listModels"),
+            Route::ModelList | Route::Files(_) | Route::Own(_) | Route::Unknown => {
+                ("v1beta", "listModels")
+            }
         };
         let (facts, model) = (&reading.facts, call.route.model());
         Context {
@@ -192,6 +203,7 @@ impl Judge {
             tier: key.tier(),
             version,
             method,
+            file: sense::first_file(request).unwrap_or(SOME_FILE),
             retry_delay: None,
             max_body_bytes: self.config.max_body_bytes,
             pretty: call.pretty(),
@@ -213,7 +225,9 @@ impl Judge {
         let Route::Call { method, .. } = call.route else {
             return None;
         };
-        if let Some(error) = sense::refused(context.question.request, &reading.facts) {
+        let check_file =
+            |id: &str| self.desk.files(|shelf| shelf.check_use(id, context.project, call.at_ms));
+        if let Some(error) = sense::refused(context.question.request, &reading.facts, check_file) {
             return Some(Reply::error(&error, context.pretty));
         }
         if method == ModelMethod::CountTokens {
@@ -246,11 +260,10 @@ impl Judge {
         let Some(rule) = self.script.fires(&seen) else {
             return Verdict { hold: false, delay_ms, reply: self.usual(call, context) };
         };
-        let reply = if rule.only_waits() {
-            self.usual(call, context)
-        } else {
-            self.ruled(rule, call, context)
-        };
+        let question = Question { text: rule.text.as_deref(), ..context.question };
+        let context = &Context { question, retry_delay: rule.retry_delay.as_deref(), ..*context };
+        let reply = ruling::own_reply(rule, context).unwrap_or_else(|| self.usual(call, context));
+        let reply = ruling::dressed(rule, reply);
         Verdict { hold: rule.hold, delay_ms: delay_ms + rule.delay_ms, reply }
     }
 
@@ -278,45 +291,9 @@ impl Judge {
             Route::ModelInfo { model, .. } => {
                 json(error::to_json(&Models::info(model), context.pretty))
             }
-            Route::Own(_) | Route::Unknown => Reply::no_such_page(call.uri.path()),
+            Route::Files(_) | Route::Own(_) | Route::Unknown => {
+                Reply::no_such_page(call.uri.path())
+            }
         }
     }
-
-    /// Returns the answer that a rule gives.
-    fn ruled(&self, rule: &Rule, call: &Call<'_>, context: &Context<'_>) -> Reply {
-        let question = Question { text: rule.text.as_deref(), ..context.question };
-        let context = &Context { question, retry_delay: rule.retry_delay.as_deref(), ..*context };
-        let own_body = rule.body.is_some() || rule.text.is_some();
-        let canned =
-            rule.reply.or_else(|| rule.status.filter(|_| !own_body).and_then(Canned::of_status));
-        let mut reply = match (rule.fault, canned, &rule.body) {
-            (Some(Fault::EchoKey), ..) => Reply::error(&echoing(context.key), context.pretty),
-            (_, Some(canned), _) => canned.reply(context),
-            (_, None, Some(body)) => with_body(body),
-            (_, None, None) => match rule.status {
-                Some(status) if status >= 300 && !own_body => {
-                    let page = error::html_page(status, "The request could not be served.");
-                    Reply::new(status, super::reply::HTML, page)
-                }
-                _ => self.usual(call, context),
-            },
-        };
-        let redirect = (rule.fault == Some(Fault::Redirect)).then_some(302);
-        if let Some(status) = rule.status.or(redirect) {
-            reply.status = status;
-            reply.usable &= status == 200;
-        }
-        reply.headers = rule.headers.clone().into_iter().collect();
-        (reply.fault, reply.bytes) = (rule.fault, rule.bytes);
-        reply
-    }
-}
-
-fn with_body(body: &Value) -> Reply {
-    let text = match body {
-        Value::String(text) => text.clone().into_bytes(),
-        other => error::to_json(other, true),
-    };
-    let usable = body.get("candidates").is_some();
-    Reply { usable, ..Reply::new(200, JSON, text) }
 }
