@@ -20,4 +20,5 @@ mod schema;
 mod secrets;
 mod signals;
 mod support;
+mod uploads;
 mod work;
