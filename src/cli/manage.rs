@@ -1,12 +1,14 @@
 //! `gq status`, `gq keys`, `gq retry`, `gq cancel`, `gq prune`, `gq mock`.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use gq::config::NamedKey;
-use gq::domain::time::Timestamp;
+use gq::domain::time::{Timestamp, file_time};
 use gq::domain::view::KeyView;
 use gq::gemini::client::KeyCheck;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
-use gq::store::{Access, ResultFilter, Selection, Store, Switch};
+use gq::store::{Access, FileStamp, ResultFilter, Selection, Store, Switch};
 use tokio::net::TcpListener;
 
 use super::args::{
@@ -143,12 +145,27 @@ pub(crate) async fn change(
         only_failed: *all_failed,
     };
     let changed = match change {
-        Change::Retry => store.retry(selection, now()).await?,
+        Change::Retry => {
+            let changed = changed(store.retried_files(&selection).await?);
+            store.retry(selection, changed, now()).await?
+        }
         Change::Cancel => store.cancel(selection, now()).await?,
     };
     store.close().await?;
     context.out.data(&format!("{changed}\n"))?;
     Ok(ExitStatus::Done)
+}
+
+/// Returns those of `files` that are other than they were, with what they are now: who retries a
+/// job means the file that is there.
+fn changed(files: Vec<FileStamp>) -> Vec<(FileStamp, FileStamp)> {
+    let now = |old: &FileStamp| {
+        let data = std::fs::metadata(&old.path).ok().filter(|data| data.is_file())?;
+        let modified = file_time(data.mtime(), data.mtime_nsec());
+        Some(FileStamp { path: old.path.clone(), size: data.len(), modified })
+    };
+    let pair = |old: FileStamp| now(&old).filter(|new| *new != old).map(|new| (old, new));
+    files.into_iter().filter_map(pair).collect()
 }
 
 pub(crate) async fn prune(context: &mut Context, args: &PruneArgs) -> Result<ExitStatus> {

@@ -296,7 +296,7 @@ async fn people_change_just_the_jobs_they_name() {
     let counts = Counts { pending: 2, cancelled: 1, ..Counts::default() };
     assert_eq!(bench.counts().await, counts);
     assert_eq!(bench.second.prune(NOW, None).await.unwrap(), 1);
-    assert_eq!(bench.second.retry(one, NOW).await.unwrap(), 0);
+    assert_eq!(bench.second.retry(one, Vec::new(), NOW).await.unwrap(), 0);
     assert_eq!(bench.states().await, [JobState::Pending, JobState::Pending]);
 }
 

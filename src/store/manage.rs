@@ -1,6 +1,7 @@
 //! What people do to jobs: retry, cancel, prune.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -8,7 +9,7 @@ use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::settle::move_counters;
-use crate::store::{Store, StoreError, bulk, media, uploads};
+use crate::store::{FileStamp, Store, StoreError, bulk, media, uploads};
 
 /// Which jobs a person means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,21 +27,55 @@ pub struct Selection {
 /// Jobs of one transaction.
 const CHUNK_ROWS: i64 = 5_000;
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Change {
-    Retry,
+    /// With the files that are other than they were.
+    Retry(Arc<Vec<(FileStamp, FileStamp)>>),
     Cancel,
 }
 
 impl Store {
     /// Puts failed and cancelled jobs back to pending with fresh attempts; returns how many.
-    pub async fn retry(&self, selection: Selection, now: Timestamp) -> Result<u64, StoreError> {
-        self.change(selection, Change::Retry, now).await
+    ///
+    /// `changed` names files that are other than when the jobs were added, with what they are now:
+    /// see [`retried_files`](Self::retried_files).
+    pub async fn retry(
+        &self,
+        selection: Selection,
+        changed: Vec<(FileStamp, FileStamp)>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        self.change(selection, Change::Retry(Arc::new(changed)), now).await
     }
 
     /// Cancels pending and running jobs; returns how many.
     pub async fn cancel(&self, selection: Selection, now: Timestamp) -> Result<u64, StoreError> {
         self.change(selection, Change::Cancel, now).await
+    }
+
+    /// Returns the files of jobs that a retry of `selection` puts back and that failed for their
+    /// media.
+    pub async fn retried_files(&self, selection: &Selection) -> Result<Vec<FileStamp>, StoreError> {
+        let media = ErrorKind::Media;
+        if !selection.errors.is_empty() && !selection.errors.contains(&media) {
+            return Ok(Vec::new());
+        }
+        let selection = Selection { errors: vec![media], ..selection.clone() };
+        let retry = Change::Retry(Arc::default());
+        let mut connection = self.readers.acquire().await?;
+        let mut files = Vec::new();
+        let mut after = 0;
+        loop {
+            let jobs = select(&mut connection, &selection, &retry, after).await?;
+            let Some(last) = jobs.last() else { return Ok(files) };
+            after = last.0;
+            let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+            for file in media::files_of(&mut connection, &ids).await? {
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
     }
 
     async fn change(
@@ -52,14 +87,16 @@ impl Store {
         let mut changed = 0;
         let mut after = 0;
         loop {
-            let selection = selection.clone();
+            let (selection, change) = (selection.clone(), change.clone());
             let jobs: Vec<Selected> = self
                 .writer
                 .write(move |connection| {
                     Box::pin(async move {
-                        let jobs = select(connection, &selection, change, after).await?;
-                        apply(connection, &jobs, change, now).await?;
-                        if matches!(change, Change::Retry) {
+                        let jobs = select(connection, &selection, &change, after).await?;
+                        apply(connection, &jobs, &change, now).await?;
+                        if let Change::Retry(changed) = &change {
+                            let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+                            media::restamp(connection, &ids, changed).await?;
                             uploads::forget_failures(connection).await?;
                         }
                         Ok(jobs)
@@ -108,12 +145,12 @@ type Selected = (i64, i64, String);
 async fn select(
     connection: &mut SqliteConnection,
     selection: &Selection,
-    change: Change,
+    change: &Change,
     after: i64,
 ) -> Result<Vec<Selected>, StoreError> {
     let states: &[JobState] = match (change, selection.only_failed) {
-        (Change::Retry, true) => &[JobState::Failed],
-        (Change::Retry, false) => &[JobState::Failed, JobState::Cancelled],
+        (Change::Retry(_), true) => &[JobState::Failed],
+        (Change::Retry(_), false) => &[JobState::Failed, JobState::Cancelled],
         (Change::Cancel, _) => &[JobState::Pending, JobState::Running],
     };
     let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
@@ -146,12 +183,12 @@ async fn select(
 async fn apply(
     connection: &mut SqliteConnection,
     jobs: &[Selected],
-    change: Change,
+    change: &Change,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
     let (target, statement) = match change {
-        Change::Retry => (
+        Change::Retry(_) => (
             JobState::Pending,
             "UPDATE jobs SET state = 'pending', attempts = 0, deaths = 0, due_at = ?2,
                     finished_at = NULL

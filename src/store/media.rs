@@ -122,6 +122,52 @@ pub(super) async fn sweep(connection: &mut SqliteConnection) -> Result<(), Store
     Ok(())
 }
 
+/// Returns the files of jobs, each once.
+pub(super) async fn files_of(
+    connection: &mut SqliteConnection,
+    jobs: &[i64],
+) -> Result<Vec<FileStamp>, StoreError> {
+    let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT DISTINCT m.path, m.size, m.modified
+           FROM json_each(?1) AS e CROSS JOIN media AS m ON m.job_id = e.value
+          WHERE m.path IS NOT NULL",
+    )
+    .bind(bulk::json(jobs)?)
+    .fetch_all(connection)
+    .await?;
+    let file = |(path, size, modified): (String, i64, i64)| FileStamp {
+        path,
+        size: u64::try_from(size).unwrap_or(0),
+        modified,
+    };
+    Ok(rows.into_iter().map(file).collect())
+}
+
+/// Lets jobs take files as they are now; each is given as it was and as it is.
+pub(super) async fn restamp(
+    connection: &mut SqliteConnection,
+    jobs: &[i64],
+    changed: &[(FileStamp, FileStamp)],
+) -> Result<(), StoreError> {
+    let jobs = bulk::json(jobs)?;
+    for (old, new) in changed {
+        sqlx::query(
+            "UPDATE media SET size = ?2, modified = ?3
+              WHERE job_id IN (SELECT value FROM json_each(?1)) AND path = ?4 AND size = ?5
+                AND modified = ?6",
+        )
+        .bind(&jobs)
+        .bind(i64::try_from(new.size).unwrap_or(i64::MAX))
+        .bind(new.modified)
+        .bind(&old.path)
+        .bind(i64::try_from(old.size).unwrap_or(i64::MAX))
+        .bind(old.modified)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
 /// Returns whether any job has media.
 pub(super) async fn any(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM media)").fetch_one(connection).await?)

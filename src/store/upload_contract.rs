@@ -141,7 +141,7 @@ async fn a_failed_upload_is_told_to_its_jobs_until_someone_retries() {
     bench.settle(&bench.first, 1, failures).await;
     assert_eq!(bench.states().await, [JobState::Failed, JobState::Failed]);
     let one = Selection { task_ids: vec!["t1".into()], ..Selection::default() };
-    assert_eq!(bench.second.retry(one, NOW).await.unwrap(), 1);
+    assert_eq!(bench.second.retry(one, Vec::new(), NOW).await.unwrap(), 1);
     assert_eq!(uploads(&turn(&bench, bench.request(1, 9)).await).len(), 1);
 }
 

@@ -168,3 +168,23 @@ fn a_file_that_changed_or_went_fails_its_job_alone() {
     assert_eq!(env.calls(), 1);
     assert_eq!(env.show("gone.mp3")["attempt_log"][0]["paid"], "no");
 }
+
+#[test]
+fn a_retry_takes_the_file_as_it_is_now() {
+    let env = with_media();
+    for name in ["a.mp3", "b.mp3"] {
+        env.write(&format!("in/{name}"), "ID3 sound");
+    }
+    let line = |name: &str| json!({"task_id": name, "audio_path": name});
+    lines(&env, &[line("a.mp3"), line("b.mp3")]);
+    env.gq(&["enqueue", "in/prompts.jsonl"]).exits(0);
+    env.write("in/a.mp3", "ID3 better sound");
+    env.write("in/b.mp3", "ID3 other sound");
+    env.gq(&["work", "--drain"]).exits(3);
+    env.gq(&["retry", "--task-id", "a.mp3"]).exits(0);
+    env.gq(&["work", "--drain"]).exits(0);
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "failed"]);
+    let calls = env.mock().requests();
+    let sent: Vec<_> = calls.iter().map(|call| call.parts[0].sha256.clone().unwrap()).collect();
+    assert_eq!(sent, [hash(b"ID3 better sound")]);
+}
