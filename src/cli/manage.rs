@@ -160,7 +160,7 @@ pub(crate) async fn change(
 /// job means the file that is there.
 fn changed(files: Vec<FileStamp>) -> Vec<(FileStamp, FileStamp)> {
     let now = |old: &FileStamp| {
-        let data = std::fs::metadata(&old.path).ok().filter(|data| data.is_file())?;
+        let data = std::fs::metadata(&old.path).ok().filter(std::fs::Metadata::is_file)?;
         let modified = file_time(data.mtime(), data.mtime_nsec());
         Some(FileStamp { path: old.path.clone(), size: data.len(), modified })
     };

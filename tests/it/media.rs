@@ -182,7 +182,7 @@ fn a_retry_takes_the_file_as_it_is_now() {
     env.write("in/b.mp3", "ID3 other sound");
     env.gq(&["work", "--drain"]).exits(3);
     env.gq(&["retry", "--task-id", "a.mp3"]).exits(0);
-    env.gq(&["work", "--drain"]).exits(0);
+    env.gq(&["work", "--drain"]).exits(3);
     assert_eq!(column(&env.results(), "state"), ["succeeded", "failed"]);
     let calls = env.mock().requests();
     let sent: Vec<_> = calls.iter().map(|call| call.parts[0].sha256.clone().unwrap()).collect();

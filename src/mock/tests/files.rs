@@ -40,14 +40,17 @@ fn not_active(file: &Value) -> (u16, String) {
     (400, format!("The File {id} is not in an ACTIVE state and usage is not allowed."))
 }
 
-/// Asks for a file until `done`, which ends within the test's own time.
+/// Asks for a file until `done`, at most ten seconds.
 async fn wait_for(server: &MockServer, file: &Value, done: impl Fn(u16, &Value) -> bool) {
-    loop {
-        let (status, body) = get(server, &path_of(file)).await;
-        if done(status, &body) {
-            return;
+    let asking = async {
+        loop {
+            let (status, body) = get(server, &path_of(file)).await;
+            if done(status, &body) {
+                return;
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(10), asking).await.unwrap();
 }
 
 #[tokio::test]
