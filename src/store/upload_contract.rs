@@ -296,3 +296,65 @@ async fn a_job_that_waited_is_due_when_it_was_before() {
     turn(&bench, request).await;
     assert_eq!(due(&bench).await, NOW);
 }
+
+#[tokio::test]
+async fn a_lease_is_renewed_while_its_worker_lives() {
+    let bench = hashed(1).await;
+    let held = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
+    let audit = |worker, moment: fn() -> Moment| TurnRequest {
+        moment,
+        audit: true,
+        uploading: vec![held.0],
+        ..bench.request(worker, 9)
+    };
+    turn(&bench, audit(1, || Moment { now: NOW, boot: 50_000 })).await;
+    let other = audit(2, || Moment { now: NOW, boot: 62_000 });
+    assert_eq!(uploads(&turn(&bench, other).await), []);
+    assert_eq!(bench.first.uploads(NOW).await.unwrap()[0].id, held.0);
+}
+
+#[tokio::test]
+async fn a_job_waits_for_a_key_that_has_its_file_and_only_cools() {
+    let bench = hashed(1).await;
+    let upload = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
+    let claimed = uploaded(&bench, 1, upload, "a").await.claimed;
+    let gentle = || Policy { key_cooldown: Duration::from_secs(30), ..policy() };
+    // Its call was cut; the key cools as after any use.
+    let ended = vec![ended(&claimed[0], Outcome::Cut)];
+    let request = TurnRequest { ended, ..bench.request(1, 9) };
+    let report = bench.first.turn(request, gentle()).await.unwrap();
+    assert_eq!((report.claimed.len(), report.orders), (0, vec![]));
+    let moment = || Moment { now: NOW.after(Duration::from_secs(31)), boot: 32_000 };
+    let request = TurnRequest { moment, ..bench.request(1, 9) };
+    let claimed = bench.first.turn(request, gentle()).await.unwrap().claimed;
+    assert_eq!(uris(&claimed), [("t0", Some("http://api/a"))]);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_file_goes_with_its_last_upload() {
+    let bench = hashed(2).await;
+    let ordered = uploads(&turn(&bench, bench.request(1, 9)).await);
+    let old = ApiFile { until: NOW.after(Duration::from_secs(1)), ..file("a") };
+    let prepared = end(ordered[0], UploadEnd::Ready(old));
+    turn(&bench, TurnRequest { prepared, ..bench.request(1, 0) }).await;
+    let path = || async { bench.first.uploads(NOW).await.unwrap()[0].path.clone() };
+    assert_eq!(path().await.as_deref(), Some("/clip.mp4"));
+    // The end of another upload, later, sweeps; that one still needs what is known.
+    let moment = || Moment { now: NOW.after(Duration::from_secs(2)), boot: 3_000 };
+    let prepared = end(ordered[1], UploadEnd::Ready(file("b")));
+    turn(&bench, TurnRequest { prepared, moment, ..bench.request(1, 0) }).await;
+    let names: Vec<_> =
+        bench.first.uploads(NOW).await.unwrap().into_iter().filter_map(|it| it.name).collect();
+    assert_eq!((names, path().await.as_deref()), (vec!["files/b".into()], Some("/clip.mp4")));
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_looks_at_all_jobs_that_wait() {
+    let bench = Bench::with_jobs(0).await;
+    bench.enqueue((0..2).map(with_media), OnConflict::Refuse).await.unwrap();
+    assert_eq!(turn(&bench, bench.request(1, 9)).await.orders.len(), 1);
+    let later = turn(&bench, bench.request(2, 9)).await;
+    assert_eq!(later.orders, [], "the first one is at it");
+    let start = TurnRequest { rebase: true, ..bench.request(2, 9) };
+    assert_eq!(turn(&bench, start).await.orders, [Order::Hash(stamp())]);
+}

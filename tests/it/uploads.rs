@@ -354,7 +354,16 @@ fn uploads_are_listed_and_removed() {
     assert_eq!(env.mock().stats().files, 0);
     assert_eq!(env.gq(&["media", "--format", "json"]).exits(0).json(), json!([]));
     assert_eq!(env.gq(&["media", "--delete"]).exits(0).stdout, "0\n");
+}
+
+#[test]
+fn a_file_that_is_gone_already_counts_as_removed() {
+    let env = env(&json!({}));
+    enqueue(&env, "b", 1, 0);
+    env.gq(&["work", "--drain", "--keys", "1"]).exits(0);
     env.mock().forget_files();
+    assert_eq!(env.gq(&["media", "--delete"]).exits(0).stdout, "1\n");
+    assert_eq!(env.gq(&["media", "--format", "json"]).exits(0).json(), json!([]));
 }
 
 #[test]
