@@ -230,7 +230,8 @@ fn within(path: &mut String, segment: &str, inside: impl FnOnce(&mut String)) {
 fn fits(kind: &Kind, value: &Value) -> bool {
     match kind {
         Kind::Any => true,
-        Kind::String | Kind::Bytes | Kind::Duration | Kind::Timestamp => value.is_string(),
+        Kind::Duration => value.as_str().is_some_and(|text| seconds(text).is_some()),
+        Kind::String | Kind::Bytes | Kind::Timestamp => value.is_string(),
         Kind::Bool => value.is_boolean(),
         Kind::Enum(_) => value.is_string() || value.is_i64(),
         Kind::Int32 => integer(value).is_some_and(|number| i32::try_from(number).is_ok()),
@@ -335,6 +336,17 @@ fn parse_kind(text: &'static str) -> Kind {
         "any" => Kind::Any,
         message => Kind::Message(message),
     }
+}
+
+/// Returns the seconds that a duration in the API's form says, such as `"70.5s"`.
+pub fn seconds(text: &str) -> Option<f64> {
+    let number = text.strip_suffix('s')?;
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    // Nine decimals at most: the form is that of protobuf.
+    let is_duration = plain(whole) && plain(fraction) && fraction.len() <= 9;
+    is_duration.then(|| number.parse().ok()).flatten()
 }
 
 #[cfg(test)]

@@ -100,9 +100,35 @@ pub(super) fn video_metadata(text: &str, path: &str) -> Result<String, String> {
     let failed = |error: serde_json::Error| format!("`{path}`: {}", canonical::reason(&error));
     let value: Value = serde_json::from_str(text).map_err(failed)?;
     refuse(&schema::check("VideoMetadata", &value), path)?;
+    check_segment(&value).map_err(|reason| format!("`{path}`: {reason}"))?;
     let mut out = String::new();
     write_renamed(&Kind::Message("VideoMetadata"), false, text, path, &mut out)?;
     Ok(out)
+}
+
+/// The API's documented range of frames a second: above 0, up to this.
+const MOST_FRAMES: f64 = 24.0;
+
+/// Checks that a piece of a video is one: values whose types are right.
+fn check_segment(value: &Value) -> Result<(), String> {
+    let member = |camel: &str| value.get(camel).or_else(|| value.get(schema::snake_case(camel)));
+    let offset = |name| member(name).and_then(Value::as_str).and_then(schema::seconds);
+    let (start, end) = (offset("startOffset"), offset("endOffset"));
+    if start.into_iter().chain(end).any(|seconds| seconds < 0.0) {
+        return Err("an offset must not be negative".to_owned());
+    }
+    if end.is_some_and(|end| end <= start.unwrap_or(0.0)) {
+        return Err("the end must be after the start".to_owned());
+    }
+    let number = |value: &Value| match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_f64(),
+    };
+    let frames: Option<f64> = member("fps").and_then(number);
+    if frames.is_some_and(|frames| !(frames > 0.0 && frames <= MOST_FRAMES)) {
+        return Err(format!("`fps` must be above 0 and at most {MOST_FRAMES}"));
+    }
+    Ok(())
 }
 
 /// Returns the request's further fields: their API names and values as text.
@@ -290,5 +316,36 @@ fn write_members(
 fn separate(index: usize, out: &mut String) {
     if index > 0 {
         out.push(',');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_a_video_that_is_none_is_refused() {
+        let check = |text: &str| video_metadata(text, "video_metadata[0]");
+        for good in [
+            r#"{"start_offset": "1s", "end_offset": "1.5s", "fps": 24}"#,
+            r#"{"endOffset": "0.000000001s", "fps": "0.5"}"#,
+            r#"{"start_offset": "0s"}"#,
+        ] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for (bad, reason) in [
+            (r#"{"start_offset": "soon"}"#, "must be a duration such as"),
+            (r#"{"start_offset": "1.s"}"#, "must be a duration such as"),
+            (r#"{"end_offset": "1m"}"#, "must be a duration such as"),
+            (r#"{"start_offset": "-1s"}"#, "an offset must not be negative"),
+            (r#"{"start_offset": "3s", "endOffset": "3s"}"#, "the end must be after the start"),
+            (r#"{"end_offset": "0s"}"#, "the end must be after the start"),
+            (r#"{"fps": 0}"#, "`fps` must be above 0 and at most 24"),
+            (r#"{"fps": 24.5}"#, "`fps` must be above 0 and at most 24"),
+            (r#"{"fps": "NaN"}"#, "`fps` must be above 0 and at most 24"),
+        ] {
+            let told = check(bad).unwrap_err();
+            assert!(told.contains("`video_metadata[0]") && told.contains(reason), "{told}");
+        }
     }
 }
