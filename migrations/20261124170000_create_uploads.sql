@@ -34,7 +34,6 @@ CREATE TABLE uploads (
     -- The API's name for the file, and its address.
     name            TEXT,
     uri             TEXT,
-    ready_at        INTEGER,
     -- Until when it is used, or told to jobs where it failed.
     until           INTEGER,
     error_kind      TEXT,
@@ -45,7 +44,7 @@ CREATE TABLE uploads (
            WHEN 'uploading' THEN worker_id IS NOT NULL AND name IS NULL
            WHEN 'processing' THEN name IS NOT NULL AND uri IS NOT NULL AND until IS NOT NULL
            WHEN 'ready' THEN worker_id IS NULL AND name IS NOT NULL AND uri IS NOT NULL
-                AND ready_at IS NOT NULL AND until IS NOT NULL
+                AND until IS NOT NULL
            ELSE worker_id IS NULL AND error_kind IS NOT NULL AND message IS NOT NULL
                 AND until IS NOT NULL END)
 ) STRICT;

@@ -118,6 +118,7 @@ fn log(event: &Event) {
         Event::UploadFailed { kind, message } => {
             tracing::warn!(%kind, message, "upload failed; the jobs that need it are told so");
         }
+        Event::UploadLimited { key } => tracing::info!(key, "rate limit reached by an upload"),
         Event::KeyRefused { key, message } => {
             tracing::warn!(key, message, "the API refused a key; it is not used any more");
         }

@@ -28,16 +28,17 @@ pub(crate) async fn run(context: &mut Context, args: &MediaArgs) -> Result<ExitS
 /// Removes what was uploaded with the keys that are set; prints how many files.
 async fn delete(context: &mut Context) -> Result<ExitStatus> {
     let store = context.existing().await?;
+    let set = context.keys()?;
+    // A key with a new secret has no claim to what its name stood for before.
+    let keys = register(&store, &set).await?;
     let known = store.uploads(now()).await?;
     let mut removed = 0;
     if known.iter().any(|upload| upload.name.is_some()) {
-        let set = context.keys()?;
         if set.is_empty() {
             return Err(no_key());
         }
         let pacing = settings::pacing(&PacingArgs::default(), &context.environment)?;
         let client = context.client(&set, &pacing)?;
-        let keys = register(&store, &set).await?;
         let (ours, others): (Vec<_>, Vec<_>) =
             known.into_iter().filter(|upload| upload.name.is_some()).partition(|upload| {
                 *upload.api == **client.base_url() && key_of(upload, &keys).is_some()

@@ -11,6 +11,10 @@ use crate::domain::view::JobState;
 /// kills them.
 pub const MAX_DEATHS: i64 = 3;
 
+/// So often a job costs nothing whose uploaded file the API has lost; more often, and something else
+/// is wrong.
+const MENDS: i64 = 3;
+
 /// What a decision about a job rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
@@ -26,6 +30,8 @@ pub struct Job {
     pub alike: i64,
     /// Deaths of a process that had it in flight.
     pub deaths: i64,
+    /// Calls whose uploaded files the API no longer had.
+    pub mended: i64,
 }
 
 /// What an attempt's end does to its job.
@@ -61,6 +67,7 @@ pub fn after_attempt(job: &Job, outcome: &Outcome, jitter: f64) -> Transition {
     let (kind, allowed) = match outcome {
         Outcome::Failed(kind) => (*kind, retry::allowed(*kind)),
         Outcome::FileRefused => (ErrorKind::Media, None),
+        Outcome::FileExpired if job.mended >= MENDS => (ErrorKind::Media, None),
         Outcome::Answered
         | Outcome::Exhausted(_)
         | Outcome::BadKey
@@ -101,6 +108,7 @@ mod tests {
             max_attempts: 5,
             alike: 0,
             deaths: 0,
+            mended: 0,
         }
     }
 
@@ -138,6 +146,17 @@ mod tests {
         ] {
             assert_eq!(after_attempt(&running(4), &outcome, 1.0), Transition::Release);
         }
+    }
+
+    #[test]
+    fn a_file_that_the_api_lost_costs_nothing_a_few_times() {
+        let lost =
+            |mended| after_attempt(&Job { mended, ..running(4) }, &Outcome::FileExpired, 0.0);
+        assert_eq!([lost(0), lost(2)], [Transition::Release; 2]);
+        assert_eq!(lost(3), Transition::Fail(ErrorKind::Media));
+        let refused = |attempts| after_attempt(&running(attempts), &Outcome::FileRefused, 0.0);
+        assert_eq!(refused(0), Transition::RetryAfter(Duration::ZERO));
+        assert_eq!(refused(4), Transition::Fail(ErrorKind::Media));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn of_name(kind: Kind, name: &str) -> Option<&'static str> {
 /// Returns whether `text` has the form of a type: two tokens of RFC 9110 with a slash between.
 pub fn is_valid(text: &str) -> bool {
     let is_token = |part: &str| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);
         !part.is_empty() && part.bytes().all(fits)
     };
     text.split_once('/').is_some_and(|(kind, name)| is_token(kind) && is_token(name))

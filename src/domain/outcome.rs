@@ -176,7 +176,7 @@ pub enum Outcome {
     /// The key may not use a file that the request names, or not yet: another key or a later try
     /// may.
     FileRefused,
-    /// A file that was good before is so no more: it is uploaded again and the job waits.
+    /// The API no longer has an uploaded file: it is uploaded again and the job waits.
     FileExpired,
     /// We cut it ourselves, at a stop or a cancel.
     Cut,

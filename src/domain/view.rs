@@ -317,7 +317,7 @@ pub struct UploadView {
     pub state: String,
     /// The API's name, once it has one.
     pub name: Option<String>,
-    /// Until when jobs use it, or are told of its failure.
+    /// Until when jobs use it, if it may be used at all.
     pub usable_until: Option<Timestamp>,
     /// Why it failed.
     pub message: Option<String>,

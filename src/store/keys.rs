@@ -7,8 +7,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use sqlx::sqlite::SqliteConnection;
 
-use crate::domain::outcome::Outcome;
-use crate::domain::slot::Slot;
+use crate::domain::outcome::{Exhaustion, Outcome};
+use crate::domain::slot::{Rests, Slot};
 use crate::domain::time::Timestamp;
 use crate::domain::view::KeyView;
 use crate::store::key_view::{as_recorded, default_rests, refresh, views};
@@ -406,6 +406,24 @@ pub(super) async fn after_attempts(
         write_slot(connection, place, &slots[&place]).await?;
     }
     rest_after_use(connection, ended, policy.key_cooldown).await
+}
+
+/// Applies a 429 of an upload that jobs of `models` wait for: the quota, when the upload began,
+/// and a number in `0.0..1.0` that spreads delays.
+pub(super) async fn exhaust(
+    connection: &mut SqliteConnection,
+    (key, models): (i64, &[i64]),
+    (exhaustion, started_at, jitter): (&Exhaustion, Timestamp, f64),
+    rests: &Rests,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let slots = slots(connection).await?;
+    for model in models {
+        let before = slots.get(&(key, *model)).cloned().unwrap_or_default();
+        let after = before.after_exhaustion(exhaustion, started_at, rests, now, jitter);
+        write_slot(connection, (key, *model), &after).await?;
+    }
+    Ok(())
 }
 
 async fn write_slot(

@@ -25,6 +25,7 @@ mod turn;
 #[cfg(test)]
 mod upload_contract;
 mod uploads;
+mod waits;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -41,8 +42,7 @@ pub use manage::Selection;
 pub use media::{ClaimedMedia, ClaimedSource, FileStamp};
 pub use read::{Page, ResultFilter};
 pub use turn::{
-    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, Used, UsedUp,
-    WorkerId,
+    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
 };
 pub use uploads::{ApiFile, Order, Prepared, UploadEnd};
 

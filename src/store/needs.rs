@@ -11,8 +11,9 @@ use crate::domain::time::Timestamp;
 use crate::domain::upload::{Progress, inline_size};
 use crate::store::claim::Claimant;
 use crate::store::media::{self, ClaimedMedia, ClaimedSource, FileStamp, JobMedia};
-use crate::store::turn::{Claimed, Policy, Used};
-use crate::store::uploads::{self, HASH, Order, ROOM};
+use crate::store::turn::{Claimed, Policy};
+use crate::store::uploads::Order;
+use crate::store::waits::{self, HASH, ROOM};
 use crate::store::{StoreError, bulk};
 
 /// What a worker can still take on.
@@ -50,7 +51,6 @@ struct Upload {
     uri: Option<String>,
     /// The API's name for a file that is not ready and that nobody asks for.
     unattended: Option<String>,
-    ready_at: Timestamp,
 }
 
 #[derive(sqlx::FromRow)]
@@ -63,7 +63,6 @@ struct UploadRow {
     worker_id: Option<i64>,
     name: Option<String>,
     uri: Option<String>,
-    ready_at: Option<i64>,
     error_kind: Option<String>,
     message: Option<String>,
 }
@@ -86,7 +85,6 @@ impl TryFrom<UploadRow> for Upload {
             progress,
             uri: row.uri,
             unattended: row.name.filter(|_| is_unattended),
-            ready_at: Timestamp(row.ready_at.unwrap_or(0)),
         })
     }
 }
@@ -151,7 +149,7 @@ impl Needs {
             self.large_media().filter_map(|media| self.hash(media)?.ok()).collect();
         let rows: Vec<UploadRow> = sqlx::query_as(
             "SELECT u.id, u.key_id, u.sha256, u.mime_type, u.state, u.worker_id, u.name, u.uri,
-                    u.ready_at, u.error_kind, u.message
+                    u.error_kind, u.message
                FROM json_each(?1) AS e CROSS JOIN uploads AS u ON u.sha256 = e.value
               WHERE u.api = ?2 AND (u.until IS NULL OR u.until > ?3)",
         )
@@ -240,7 +238,7 @@ impl Needs {
             put_off.push((*job, self.large[job], subjects));
         }
         if !put_off.is_empty() {
-            uploads::put_off(connection, &put_off, claimant.moment.now).await?;
+            waits::put_off(connection, &put_off, claimant.moment.now).await?;
         }
         Ok(orders)
     }
@@ -279,7 +277,7 @@ impl Needs {
                 let mut ordered = Ordered { subject: Some(id.to_string()), order: None };
                 if let Some(name) = upload.unattended.take() {
                     attend(connection, id, claimant).await?;
-                    ordered.order = Some(Order::Poll { upload: id, key, name });
+                    ordered.order = Some(Order::Poll { upload: id, key, name, taken_over: true });
                 }
                 return Ok(ordered);
             }
@@ -288,7 +286,7 @@ impl Needs {
         }
         let id = insert(connection, &place, (media.size, room.api), claimant).await?;
         let progress = Progress::UnderWay;
-        let new = Upload { id, progress, uri: None, unattended: None, ready_at: Timestamp(0) };
+        let new = Upload { id, progress, uri: None, unattended: None };
         self.uploads.insert(place, new);
         let order = Order::Upload {
             upload: id,
@@ -316,7 +314,7 @@ impl Needs {
             for media in &mut claimed.media {
                 let Some(upload) = self.upload(claimed.key, media) else { continue };
                 media.uri.clone_from(&upload.uri);
-                claimed.uploads.push(Used { upload: upload.id, ready_at: upload.ready_at });
+                claimed.uploads.push(upload.id);
                 if let Progress::Failed(kind, message) = &upload.progress {
                     claimed.fault = Some((*kind, message.clone()));
                 }
@@ -325,7 +323,7 @@ impl Needs {
         let jobs = claimed.iter().map(|claimed| claimed.job);
         let waited: Vec<i64> = jobs.filter(|job| self.large.contains_key(job)).collect();
         if !waited.is_empty() {
-            uploads::no_longer_wait(connection, &waited).await?;
+            waits::no_longer_wait(connection, &waited).await?;
         }
         Ok(())
     }

@@ -128,7 +128,7 @@ async fn facts(
     asked: &[(i64, i64, &str)],
 ) -> Result<HashMap<i64, Facts>, StoreError> {
     // Only the last attempts count, as many as are used up: `gq retry` begins anew.
-    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64)> = sqlx::query_as(
+    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64, i64)> = sqlx::query_as(
         "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
                 EXISTS (SELECT 1 FROM attempts AS t
                          WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
@@ -140,7 +140,10 @@ async fn facts(
                                     ('rate_limited', 'bad_key', 'location_refused', 'released',
                                      'lease_lost', 'unknown_outcome', 'file_expired'))
                       WHERE place <= j.attempts AND outcome = e.value ->> 2)
-                END
+                END,
+                CASE WHEN e.value ->> 2 = 'file_expired' THEN
+                    (SELECT count(*) FROM attempts AS t
+                      WHERE t.job_id = j.id AND t.outcome = 'file_expired') ELSE 0 END
            FROM json_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0",
     )
@@ -148,9 +151,11 @@ async fn facts(
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(|(id, batch, claim, state, attempts, max_attempts, deaths, recorded, alike)| {
+        .map(|row| {
+            let (id, batch, claim, state, attempts, max_attempts, deaths, recorded, alike, mended) =
+                row;
             let state = state.parse().map_err(StoreError::Value)?;
-            let job = Job { state, owned: false, attempts, max_attempts, alike, deaths };
+            let job = Job { state, owned: false, attempts, max_attempts, alike, deaths, mended };
             Ok((id, Facts { batch, claim, job, recorded }))
         })
         .collect()
@@ -191,6 +196,7 @@ fn attempt_row(ended: &Ended, transition: Transition) -> AttemptRow {
 fn recorded_outcome(outcome: &Outcome, transition: Transition) -> &'static str {
     match outcome {
         Outcome::Answered if transition == Transition::Ignore => "superseded",
+        Outcome::FileExpired if transition != Transition::Release => ErrorKind::Media.as_str(),
         outcome => outcome_name(outcome),
     }
 }

@@ -98,6 +98,10 @@ impl Store {
         .fetch_one(&self.readers)
         .await?;
         let first_due: Option<i64> = if any_due { None } else { self.first_due().await? };
+        if let (Some(_), true) = (first_due, self.awaits_media().await?) {
+            let reason = "media are on their way to the API".to_owned();
+            return Ok(Some(Waiting { reason, until: None }));
+        }
         if let Some(due) = first_due {
             let reason = "no job is due yet".to_owned();
             return Ok(Some(Waiting { reason, until: Some(Timestamp(due)) }));
@@ -117,6 +121,12 @@ impl Store {
         }
         let until = alive.iter().filter_map(|key| key.overall.available_at).min();
         Ok(Some(Waiting { reason: format!("all {} keys rest", alive.len()), until }))
+    }
+
+    /// Returns whether jobs wait for uploads, or for what comes before those.
+    async fn awaits_media(&self) -> Result<bool, StoreError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM waits)");
+        Ok(query.fetch_one(&self.readers).await?)
     }
 
     async fn first_due(&self) -> Result<Option<i64>, StoreError> {

@@ -13,7 +13,7 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
 use crate::store::media::{ClaimedMedia, FileStamp};
 use crate::store::uploads::{Order, Prepared};
-use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle, uploads};
+use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle, uploads, waits};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -174,19 +174,10 @@ pub struct Claimed {
     pub media: Vec<ClaimedMedia>,
     /// Whether the answer must fit a schema that the request holds.
     pub has_schema: bool,
-    /// The uploads that it uses.
-    pub uploads: Vec<Used>,
+    /// The rows of the uploads that it uses.
+    pub uploads: Vec<i64>,
     /// Why it cannot be called: its media could not be read or uploaded.
     pub fault: Option<(ErrorKind, String)>,
-}
-
-/// An upload that a job uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Used {
-    /// Its row.
-    pub upload: i64,
-    /// When it became ready.
-    pub ready_at: Timestamp,
 }
 
 /// What a turn did and saw.
@@ -244,7 +235,8 @@ async fn run(
         report.settled = settle::ended(connection, ended, moment.now).await?;
     }
     let prepared = std::mem::take(&mut request.prepared);
-    uploads::settle(connection, worker, prepared, moment.now).await?;
+    let limited = prepared.iter().any(uploads::concerns_keys);
+    uploads::settle(connection, worker, prepared, &policy.rests, moment.now).await?;
     if audit {
         report.lost = lease::audit(connection, worker, &request.in_flight).await?;
         lease::renew(connection, worker, moment, policy.lease).await?;
@@ -261,13 +253,16 @@ async fn run(
     uploads::take_back(connection, &request.dead, audited, moment).await?;
     if request.rebase {
         lease::rebase(connection, moment.now).await?;
-        uploads::wake_all(connection).await?;
+        waits::wake_all(connection).await?;
     }
     if let Some(last_call) = request.last_call {
         claim::keep_interval(connection, last_call, policy.api_call_interval).await?;
     }
     claim::claim(connection, &request, moment, &policy, &mut report).await?;
-    if audit || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome)) {
+    if audit
+        || limited
+        || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome))
+    {
         key_view::refresh(connection, &policy.rests, moment.now).await?;
     }
     Ok(report)

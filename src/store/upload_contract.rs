@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::domain::input::{MediaSource, NewJob, NewMedia};
 use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome};
 use crate::domain::time::{Moment, Timestamp};
-use crate::domain::view::JobState;
+use crate::domain::view::{JobState, KeyStatus};
 use crate::store::contract::{Bench, NOW, ended, job, policy};
 use crate::store::{
     ApiFile, Claimed, FileStamp, FoundKey, OnConflict, Order, Policy, Prepared, Selection,
@@ -80,14 +80,14 @@ async fn jobs_wait_for_what_is_in_their_file_and_then_for_its_upload() {
     let keys: Vec<i64> = ordered.iter().map(|(_, key)| *key).collect();
     assert_eq!(keys, bench.keys, "one for each key");
 
-    let report = uploaded(&bench, 1, ordered[0], "a").await;
-    assert_eq!(uris(&report.claimed), [("t0", Some("http://api/a"))]);
-    assert_eq!(report.claimed[0].key, bench.keys[0]);
     let prepared = end(ordered[1], UploadEnd::Processing(file("b")));
     let report = turn(&bench, TurnRequest { prepared, ..bench.request(1, 9) }).await;
     assert_eq!((report.claimed, report.orders), (vec![], vec![]));
+    let report = uploaded(&bench, 1, ordered[0], "a").await;
+    assert_eq!(uris(&report.claimed), [("t0", Some("http://api/a")), ("t1", Some("http://api/a"))]);
+    assert!(report.claimed.iter().all(|job| job.key == bench.keys[0]));
     let report = uploaded(&bench, 1, ordered[1], "b").await;
-    assert_eq!(uris(&report.claimed), [("t1", Some("http://api/b"))]);
+    assert_eq!((report.claimed, report.orders), (vec![], vec![]));
 
     // What is there serves later jobs, those of other processes too.
     bench.enqueue((2..4).map(with_media), OnConflict::Refuse).await.unwrap();
@@ -167,7 +167,7 @@ async fn what_a_dead_worker_was_at_is_taken_over() {
     // What was on its way is lost; both jobs go where the API has the file already.
     let report = bench.second.turn(died(1), policy()).await.unwrap();
     let (upload, key) = ordered[1];
-    let poll = Order::Poll { upload, key, name: "files/b".into() };
+    let poll = Order::Poll { upload, key, name: "files/b".into(), taken_over: true };
     assert_eq!(report.orders, std::slice::from_ref(&poll));
     let report = bench.second.turn(died(2), policy()).await.unwrap();
     assert_eq!(report.orders, [poll]);
@@ -217,7 +217,7 @@ async fn an_upload_is_made_anew_once_it_is_of_no_more_use() {
     let bench = hashed(1).await;
     let upload = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
     let claimed = uploaded(&bench, 1, upload, "a").await.claimed;
-    assert_eq!((claimed[0].uploads[0].upload, claimed[0].uploads[0].ready_at), (upload.0, NOW));
+    assert_eq!(claimed[0].uploads, [upload.0]);
     let give_back = |lost_uploads| {
         let ended = super::Ended { lost_uploads, ..ended(&claimed[0], Outcome::FileExpired) };
         TurnRequest { ended: vec![ended], ..bench.request(1, 0) }
@@ -247,13 +247,13 @@ async fn a_file_that_the_api_lost_is_uploaded_again_at_no_cost_to_the_job() {
     let bench = hashed(2).await;
     let ordered = uploads(&turn(&bench, bench.request(1, 9)).await);
     let claimed = uploaded(&bench, 1, ordered[0], "a").await.claimed;
-    let lost_uploads = vec![claimed[0].uploads[0].upload];
+    let lost_uploads = claimed[0].uploads.clone();
     let ended = super::Ended { lost_uploads, ..ended(&claimed[0], Outcome::FileExpired) };
     let report = turn(&bench, TurnRequest { ended: vec![ended], ..bench.request(1, 9) }).await;
     let again = uploads(&report);
     assert_eq!((report.claimed.len(), again.len()), (0, 0), "the other key is at it");
     let report = uploaded(&bench, 1, ordered[1], "b").await;
-    assert_eq!(uris(&report.claimed).len(), 2);
+    assert_eq!(uris(&report.claimed), [("t0", Some("http://api/b"))]);
     assert_eq!(bench.states().await, [JobState::Running, JobState::Running]);
 }
 
@@ -342,7 +342,7 @@ async fn what_is_known_of_a_file_goes_with_its_last_upload() {
     // The end of another upload, later, sweeps; that one still needs what is known.
     let moment = || Moment { now: NOW.after(Duration::from_secs(2)), boot: 3_000 };
     let prepared = end(ordered[1], UploadEnd::Ready(file("b")));
-    turn(&bench, TurnRequest { prepared, moment, ..bench.request(1, 0) }).await;
+    turn(&bench, TurnRequest { moment, prepared, ..bench.request(1, 0) }).await;
     let names: Vec<_> =
         bench.first.uploads(NOW).await.unwrap().into_iter().filter_map(|it| it.name).collect();
     assert_eq!((names, path().await.as_deref()), (vec!["files/b".into()], Some("/clip.mp4")));
@@ -357,4 +357,36 @@ async fn a_worker_that_starts_looks_at_all_jobs_that_wait() {
     assert_eq!(later.orders, [], "the first one is at it");
     let start = TurnRequest { rebase: true, ..bench.request(2, 9) };
     assert_eq!(turn(&bench, start).await.orders, [Order::Hash(stamp())]);
+}
+
+#[tokio::test]
+async fn a_429_of_an_upload_rests_its_key_and_another_takes_over() {
+    let bench = hashed(1).await;
+    let upload = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
+    let exhaustion = Exhaustion::Day;
+    let limited = UploadEnd::RateLimited { exhaustion, started_at: NOW, jitter: 0.0 };
+    let prepared = end(upload, limited);
+    let report = turn(&bench, TurnRequest { prepared, ..bench.request(1, 9) }).await;
+    let other: Vec<i64> = uploads(&report).iter().map(|(_, key)| *key).collect();
+    assert_eq!((report.claimed.len(), other), (0, vec![bench.keys[1]]));
+    let keys = bench.second.keys(&[], NOW).await.unwrap();
+    let states: Vec<_> = keys.iter().map(|key| key.overall.status).collect();
+    assert_eq!(states, [KeyStatus::FullyExhausted, KeyStatus::Available]);
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_one_key_goes_to_another_that_is_ready_first() {
+    let bench = hashed(2).await;
+    let ordered = uploads(&turn(&bench, bench.request(1, 9)).await);
+    let report = uploaded(&bench, 1, ordered[1], "b").await;
+    assert_eq!(uris(&report.claimed), [("t0", Some("http://api/b")), ("t1", Some("http://api/b"))]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_lost_before_it_was_ready_is_uploaded_again() {
+    let bench = hashed(1).await;
+    let upload = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
+    let prepared = end(upload, UploadEnd::Lost);
+    let report = turn(&bench, TurnRequest { prepared, ..bench.request(1, 9) }).await;
+    assert_eq!((report.claimed.len(), uploads(&report).len()), (0, 1));
 }

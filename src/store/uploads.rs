@@ -1,15 +1,15 @@
 //! Files at the API: what ended uploads leave, who is at work on one, which jobs wait for it.
 
-use std::time::Duration;
-
 use sqlx::sqlite::SqliteConnection;
 
-use crate::domain::outcome::ErrorKind;
+use crate::domain::outcome::{ErrorKind, Exhaustion};
+use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::upload;
 use crate::domain::view::UploadView;
 use crate::store::media::{ClaimedSource, FileStamp};
 use crate::store::turn::WorkerId;
+use crate::store::waits::{HASH, wake, wake_all, wake_for_room};
 use crate::store::{Store, StoreError, bulk, keys};
 
 /// What a worker has to do before jobs can be called.
@@ -38,11 +38,13 @@ pub enum Order {
         key: i64,
         /// The API's name for the file.
         name: String,
+        /// Whether another worker uploaded it, some time ago.
+        taken_over: bool,
     },
 }
 
 /// What came of an [`Order`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Prepared {
     /// Of a hash.
     Hashed {
@@ -76,7 +78,7 @@ pub struct ApiFile {
 }
 
 /// How an upload stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum UploadEnd {
     /// All bytes are there and the API is at work on them; the worker waits on.
     Processing(ApiFile),
@@ -91,20 +93,22 @@ pub enum UploadEnd {
     },
     /// The API refused the key, and says why.
     BadKey(String),
+    /// A 429: it is the affair of the key, as after a call.
+    RateLimited {
+        /// The quota.
+        exhaustion: Exhaustion,
+        /// When the upload began.
+        started_at: Timestamp,
+        /// A number in `0.0..1.0` that spreads delays.
+        jitter: f64,
+    },
+    /// The API has the file no more.
+    Lost,
     /// The API serves nobody from this address.
     LocationRefused,
     /// It was cut.
     Cut,
 }
-
-/// Jobs that wait look again after this time, should nothing wake them; below the longest delay
-/// of a retry, beyond which a due time counts as set by a wrong clock.
-const LONGEST_WAIT: Duration = Duration::from_secs(100);
-
-/// What jobs wait for that wait for a hash.
-pub(super) const HASH: &str = "hash";
-/// What jobs wait for that wait until more can be prepared.
-pub(super) const ROOM: &str = "room";
 
 /// An upload as a person sees it.
 #[derive(sqlx::FromRow)]
@@ -133,7 +137,7 @@ impl From<UploadRow> for UploadView {
             bytes: u64::try_from(row.size).unwrap_or(0),
             state: row.state,
             name: row.name,
-            usable_until: row.until.map(Timestamp),
+            usable_until: row.until.map(Timestamp).filter(|_| row.message.is_none()),
             message: row.message,
             path: row.path,
         }
@@ -166,11 +170,18 @@ impl Store {
     }
 }
 
+/// Returns whether the state of a key changes with it.
+pub(super) fn concerns_keys(prepared: &Prepared) -> bool {
+    let Prepared::Upload { end, .. } = prepared else { return false };
+    matches!(end, UploadEnd::BadKey(_) | UploadEnd::RateLimited { .. })
+}
+
 /// Records what came of orders of this worker, and lets the jobs go on that waited for it.
 pub(super) async fn settle(
     connection: &mut SqliteConnection,
     worker: WorkerId,
     prepared: Vec<Prepared>,
+    rests: &Rests,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     for prepared in prepared {
@@ -180,6 +191,11 @@ pub(super) async fn settle(
             }
             Prepared::NotHashed => wake(connection, HASH).await?,
             Prepared::Upload { upload, key, end } => {
+                if let UploadEnd::RateLimited { exhaustion, started_at, jitter } = &end {
+                    let models = waiting_models(connection, upload).await?;
+                    let burst = (exhaustion, *started_at, *jitter);
+                    keys::exhaust(connection, (key, &models), burst, rests, now).await?;
+                }
                 settle_upload(connection, worker, (upload, key), end, now).await?;
             }
         }
@@ -235,7 +251,7 @@ async fn settle_upload(
         // Whoever owns the row by now: the file is there.
         UploadEnd::Ready(file) => {
             sqlx::query(
-                "UPDATE uploads SET state = 'ready', name = ?2, uri = ?3, until = ?4, ready_at = ?5,
+                "UPDATE uploads SET state = 'ready', name = ?2, uri = ?3, until = ?4,
                         worker_id = NULL, lease_until = NULL, error_kind = NULL, message = NULL
                   WHERE id = ?1",
             )
@@ -243,9 +259,9 @@ async fn settle_upload(
             .bind(file.name)
             .bind(file.uri)
             .bind(file.until.0)
-            .bind(now.0)
             .execute(&mut *connection)
             .await?;
+            wake_for_content(connection, upload).await?;
             sweep(connection, now).await?;
         }
         UploadEnd::Failed { kind, message } => {
@@ -266,7 +282,8 @@ async fn settle_upload(
             keys::fail(connection, key, &reason).await?;
             abandon(connection, &[upload], worker).await?;
         }
-        UploadEnd::LocationRefused | UploadEnd::Cut => {
+        UploadEnd::Lost => remove(connection, &[upload]).await?,
+        UploadEnd::RateLimited { .. } | UploadEnd::LocationRefused | UploadEnd::Cut => {
             abandon(connection, &[upload], worker).await?;
         }
     }
@@ -393,93 +410,34 @@ async fn sweep(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), 
     Ok(())
 }
 
-/// Puts jobs off until what they wait for has happened; each is given with the time at which it was
-/// due, which it gets back then.
-pub(super) async fn put_off(
+/// Makes the jobs due that wait for the same content at another key: they may be done with this one.
+async fn wake_for_content(
     connection: &mut SqliteConnection,
-    jobs: &[(i64, Timestamp, Vec<String>)],
-    now: Timestamp,
+    upload: i64,
 ) -> Result<(), StoreError> {
-    let waits: Vec<(&str, i64, i64)> = jobs
-        .iter()
-        .flat_map(|(job, due, subjects)| {
-            subjects.iter().map(move |subject| (subject.as_str(), *job, due.0))
-        })
-        .collect();
-    // A job that waits already keeps the time it had at first.
-    sqlx::query(
-        "INSERT OR IGNORE INTO waits (subject, job_id, due_at)
-         SELECT e.value ->> 0, e.value ->> 1,
-                min(e.value ->> 2, coalesce((SELECT min(due_at) FROM waits AS w
-                                              WHERE w.job_id = e.value ->> 1), e.value ->> 2))
-           FROM json_each(?1) AS e",
+    let others: Vec<i64> = sqlx::query_scalar(
+        "SELECT o.id FROM uploads AS u JOIN uploads AS o ON o.sha256 = u.sha256
+          WHERE u.id = ?1 AND o.id != ?1",
     )
-    .bind(bulk::json(&waits)?)
-    .execute(&mut *connection)
+    .bind(upload)
+    .fetch_all(&mut *connection)
     .await?;
-    let ids: Vec<i64> = jobs.iter().map(|(job, ..)| *job).collect();
-    sqlx::query("UPDATE jobs SET due_at = ?2 WHERE id IN (SELECT value FROM json_each(?1))")
-        .bind(bulk::json(&ids)?)
-        .bind(now.after(LONGEST_WAIT).0)
-        .execute(connection)
-        .await?;
+    for other in others {
+        wake(connection, &other.to_string()).await?;
+    }
     Ok(())
 }
 
-/// Takes jobs off all lists of those that wait.
-pub(super) async fn no_longer_wait(
+/// Returns the models of the jobs that wait for an upload.
+async fn waiting_models(
     connection: &mut SqliteConnection,
-    jobs: &[i64],
-) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM waits WHERE job_id IN (SELECT value FROM json_each(?1))")
-        .bind(bulk::json(jobs)?)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Makes the jobs due that wait for `subject`.
-async fn wake(connection: &mut SqliteConnection, subject: &str) -> Result<(), StoreError> {
-    for statement in [
-        "UPDATE jobs SET due_at = w.due_at
-           FROM (SELECT job_id, due_at FROM waits WHERE subject = ?1) AS w
-          WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
-        "DELETE FROM waits WHERE subject = ?1",
-    ] {
-        sqlx::query(statement).bind(subject).execute(&mut *connection).await?;
-    }
-    Ok(())
-}
-
-/// Makes a few jobs due that wait for room: one or two take what has become free.
-async fn wake_for_room(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let jobs: Vec<i64> =
-        sqlx::query_scalar("SELECT job_id FROM waits WHERE subject = ?1 ORDER BY job_id LIMIT 8")
-            .bind(ROOM)
-            .fetch_all(&mut *connection)
-            .await?;
-    let jobs = bulk::json(&jobs)?;
-    for statement in [
-        "UPDATE jobs SET due_at = w.due_at
-           FROM (SELECT job_id, due_at FROM waits WHERE subject = ?1
-                    AND job_id IN (SELECT value FROM json_each(?2))) AS w
-          WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
-        "DELETE FROM waits WHERE subject = ?1 AND job_id IN (SELECT value FROM json_each(?2))",
-    ] {
-        sqlx::query(statement).bind(ROOM).bind(&jobs).execute(&mut *connection).await?;
-    }
-    Ok(())
-}
-
-/// Makes all jobs due that wait, for whatever; those that have to wait on are put off again.
-pub(super) async fn wake_all(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    for statement in [
-        "UPDATE jobs SET due_at = w.due_at
-           FROM (SELECT job_id, min(due_at) AS due_at FROM waits GROUP BY job_id) AS w
-          WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
-        "DELETE FROM waits",
-    ] {
-        sqlx::query(statement).execute(&mut *connection).await?;
-    }
-    Ok(())
+    upload: i64,
+) -> Result<Vec<i64>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT DISTINCT j.model_id FROM waits AS w JOIN jobs AS j ON j.id = w.job_id
+          WHERE w.subject = ?1",
+    )
+    .bind(upload.to_string())
+    .fetch_all(connection)
+    .await?)
 }

@@ -1,7 +1,6 @@
 //! One call to the API: from a claimed job to what it came to.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock;
 use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
@@ -9,11 +8,8 @@ use crate::domain::output::{Compiled, OutputSchema};
 use crate::domain::price;
 use crate::gemini::client::{ApiKey, Client};
 use crate::gemini::wire;
-use crate::store::{Claimed, Ended, Store, Used};
+use crate::store::{Claimed, Ended, Store};
 use crate::worker::media::{self, in_thread};
-
-/// A file that was good for so long at least and is refused has expired, or was removed.
-const PROVEN: Duration = Duration::from_mins(1);
 
 /// A key that a worker may use.
 #[derive(Debug, Clone)]
@@ -102,10 +98,8 @@ pub(super) async fn run(
     let cut = call.finish_reason.as_deref() == Some("MAX_TOKENS");
     let mut lost_uploads = Vec::new();
     if call.outcome == Outcome::FileRefused && !uploads.is_empty() {
-        lost_uploads.extend(uploads.iter().map(|used| used.upload));
-        if is_proven(&uploads) {
-            call.outcome = Outcome::FileExpired;
-        }
+        lost_uploads = uploads;
+        call.outcome = Outcome::FileExpired;
     }
     if call.outcome == Outcome::Answered {
         let fault = match schema {
@@ -138,11 +132,6 @@ pub(super) async fn run(
         lost_uploads,
         ..started.ended(call.outcome, call.message)
     }
-}
-
-/// Returns whether none of the uploads is so new that it may never have been good.
-fn is_proven(uploads: &[Used]) -> bool {
-    uploads.iter().all(|used| clock::now().since(used.ready_at) >= PROVEN)
 }
 
 /// Returns the request's schema made ready. One that is not valid, which an older version took,

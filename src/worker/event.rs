@@ -53,6 +53,11 @@ pub enum Event {
         /// What the API or the network said.
         message: String,
     },
+    /// A key reached a rate limit with an upload.
+    UploadLimited {
+        /// The variable's name.
+        key: String,
+    },
     /// The API refused a key.
     KeyRefused {
         /// The variable's name.

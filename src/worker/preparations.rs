@@ -19,7 +19,7 @@ use crate::worker::upload::{self, Content, Upload};
 const ORDERS: usize = 32;
 
 /// Of those, uploads and hashes that run at once: each upload holds a chunk in memory.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 2;
 
 /// What an order needs to be carried out.
 #[derive(Debug, Clone)]
@@ -164,19 +164,23 @@ impl Preparations {
         };
         self.ended.push(prepared.clone());
         let Prepared::Upload { upload, key, end } = prepared else { return };
+        let name = |key| self.keys.get(&key).map_or_else(String::new, |key| key.name.clone());
         match end {
             UploadEnd::Processing(file) => {
-                self.start(Order::Poll { upload, key, name: file.name });
+                let name = file.name;
+                self.start(Order::Poll { upload, key, name, taken_over: false });
             }
             UploadEnd::Failed { kind, message } => {
                 self.events.send(&Event::UploadFailed { kind, message });
             }
             UploadEnd::BadKey(message) => {
-                let key = self.keys.get(&key).map_or_else(String::new, |key| key.name.clone());
-                self.events.send(&Event::KeyRefused { key, message });
+                self.events.send(&Event::KeyRefused { key: name(key), message });
             }
             UploadEnd::LocationRefused => self.refused_location = true,
-            UploadEnd::Ready(_) | UploadEnd::Cut => {}
+            UploadEnd::RateLimited { .. } => {
+                self.events.send(&Event::UploadLimited { key: name(key) });
+            }
+            UploadEnd::Ready(_) | UploadEnd::Lost | UploadEnd::Cut => {}
         }
     }
 
@@ -247,8 +251,8 @@ async fn carry_out(order: Order, key: ApiKey, means: Means, places: Arc<Semaphor
             };
             Prepared::Upload { upload, key: owner, end }
         }
-        Order::Poll { upload, key: owner, name } => {
-            let end = upload::poll(&client, &key, &name, processing_limit).await;
+        Order::Poll { upload, key: owner, name, taken_over } => {
+            let end = upload::poll(&client, &key, &name, processing_limit, taken_over).await;
             Prepared::Upload { upload, key: owner, end }
         }
     };

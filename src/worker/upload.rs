@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome};
+use crate::domain::outcome::{ErrorKind, Outcome};
 use crate::domain::retry;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::usable_until;
@@ -23,9 +23,6 @@ use crate::worker::media::{check_unchanged, in_thread, open_unchanged};
 
 /// How often in a row an upload may fail without a byte more at the API.
 const TRIES: i64 = 5;
-
-/// How long an upload waits after a 429 that names no time, and at most.
-const RATE_LIMITED: Duration = Duration::from_secs(30);
 
 /// The first pause before the API is asked about a file, and the longest: the official clients ask
 /// every few seconds.
@@ -96,10 +93,11 @@ impl Content {
                 let (file, stamp) = (file.clone(), stamp.clone());
                 in_thread(move || {
                     let mut bytes = vec![0; length];
-                    file.read_exact_at(&mut bytes, offset)
-                        .map_err(|error| unreadable(&stamp, &error))?;
-                    // What was read is what was promised only if nobody wrote meanwhile.
+                    let read = file.read_exact_at(&mut bytes, offset);
+                    // What was read is what was promised only if nobody wrote meanwhile; a file
+                    // that became shorter is changed before it is unreadable.
                     check_unchanged(&file, &stamp)?;
+                    read.map_err(|error| unreadable(&stamp, &error))?;
                     Ok(bytes)
                 })
                 .await
@@ -193,7 +191,15 @@ impl Upload<'_> {
 }
 
 /// Waits until the API is done with a file, at most for `limit`.
-pub(super) async fn poll(client: &Client, key: &ApiKey, name: &str, limit: Duration) -> UploadEnd {
+///
+/// A file that was `seen` there and is refused has been removed; one that was not may never come.
+pub(super) async fn poll(
+    client: &Client,
+    key: &ApiKey,
+    name: &str,
+    limit: Duration,
+    mut seen: bool,
+) -> UploadEnd {
     let started = Instant::now();
     let mut tries = Tries::default();
     let mut pause = FIRST_PAUSE;
@@ -208,10 +214,12 @@ pub(super) async fn poll(client: &Client, key: &ApiKey, name: &str, limit: Durat
                 )),
                 UploadEnd::Processing(_) => {
                     tries.failures = 0;
+                    seen = true;
                     None
                 }
                 end => Some(end),
             },
+            Err(error) if seen && error.outcome == Outcome::FileRefused => Some(UploadEnd::Lost),
             Err(error) => tries.after(error).await,
         };
         if let Some(end) = end {
@@ -238,9 +246,15 @@ fn arrived(file: files::File) -> UploadEnd {
 }
 
 /// Failures in a row.
-#[derive(Default)]
 struct Tries {
     failures: i64,
+    started_at: Timestamp,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { failures: 0, started_at: clock::now() }
+    }
 }
 
 impl Tries {
@@ -249,10 +263,9 @@ impl Tries {
         let kind = match error.outcome {
             Outcome::BadKey => return Some(UploadEnd::BadKey(error.message)),
             Outcome::LocationRefused => return Some(UploadEnd::LocationRefused),
-            // It is the key's affair, however long it takes; nothing is lost by waiting.
             Outcome::Exhausted(exhaustion) => {
-                tokio::time::sleep(rest(&exhaustion)).await;
-                return None;
+                let (started_at, jitter) = (self.started_at, rand::random());
+                return Some(UploadEnd::RateLimited { exhaustion, started_at, jitter });
             }
             Outcome::FileRefused => return Some(refused(&error)),
             Outcome::Failed(kind) => kind,
@@ -273,14 +286,6 @@ impl Tries {
         let error = FileError { outcome: Outcome::Failed(ErrorKind::ServerError), message };
         self.after(error).await.map_or(Step::Anew, Step::End)
     }
-}
-
-fn rest(exhaustion: &Exhaustion) -> Duration {
-    let named = match exhaustion {
-        Exhaustion::Short { delay } => *delay,
-        Exhaustion::Day | Exhaustion::NoQuota => None,
-    };
-    named.unwrap_or(RATE_LIMITED).clamp(Duration::from_secs(1), RATE_LIMITED * 2)
 }
 
 fn unclear() -> FileError {

@@ -176,14 +176,17 @@ fn a_retry_takes_the_file_as_it_is_now() {
         env.write(&format!("in/{name}"), "ID3 sound");
     }
     let line = |name: &str| json!({"task_id": name, "audio_path": name});
-    lines(&env, &[line("a.mp3"), line("b.mp3")]);
+    let other = json!({"task_id": "c", "audio_path": "a.mp3"});
+    lines(&env, &[line("a.mp3"), line("b.mp3"), other]);
     env.gq(&["enqueue", "in/prompts.jsonl"]).exits(0);
     env.write("in/a.mp3", "ID3 better sound");
     env.write("in/b.mp3", "ID3 other sound");
     env.gq(&["work", "--drain"]).exits(3);
     env.gq(&["retry", "--task-id", "a.mp3"]).exits(0);
     env.gq(&["work", "--drain"]).exits(3);
-    assert_eq!(column(&env.results(), "state"), ["succeeded", "failed"]);
+    assert_eq!(column(&env.results(), "state"), ["succeeded", "failed", "failed"]);
+    let stamps = "SELECT count(DISTINCT size) FROM media WHERE path LIKE '%a.mp3'";
+    assert_eq!(env.count(stamps), 2, "the job that is not retried keeps its file");
     let calls = env.mock().requests();
     let sent: Vec<_> = calls.iter().map(|call| call.parts[0].sha256.clone().unwrap()).collect();
     assert_eq!(sent, [hash(b"ID3 better sound")]);

@@ -164,8 +164,6 @@ fn files_that_the_api_no_longer_has_are_uploaded_again() {
     env.gq(&["work", "--drain", "--keys", "1"]).exits(0);
     env.mock().forget_files();
     enqueue(&env, "c", 5, 0);
-    // Uploaded long ago as far as gq knows.
-    env.execute("UPDATE uploads SET ready_at = ready_at - 3600000");
     env.gq(&["work", "--drain", "--keys", "1"]).exits(0);
     let results = env.gq(&["results", "--batch", "c"]).exits(0).lines();
     assert_eq!(column(&results, "state"), ["succeeded"; 5]);
@@ -174,18 +172,69 @@ fn files_that_the_api_no_longer_has_are_uploaded_again() {
 }
 
 #[test]
-fn a_file_that_is_refused_at_once_is_tried_with_attempts_of_the_job() {
+fn a_file_that_is_refused_each_time_fails_its_job_in_the_end() {
     let env = env(&json!({"script": [{"prompt_contains": "film 0", "status": 403, "body":
         {"error": {"code": 403, "status": "PERMISSION_DENIED", "message":
             "You do not have permission to access the File abc or it may not exist."}}}]}));
     enqueue(&env, "b", 2, 0);
-    env.gq(&["work", "--drain", "--max-requests", "20"]).exits(3);
+    env.gq(&["work", "--drain", "--max-requests", "30"]).exits(3);
     let results = env.results();
     assert_eq!(column(&results, "state"), ["failed", "succeeded"]);
     assert_eq!(results[0]["error"]["kind"], "media");
     assert_eq!(results[0]["error"]["http_status"], 403);
     assert_eq!(results[0]["attempts"], 5);
+    assert_eq!(env.calls_about("film 0"), 8, "the first three cost nothing");
     assert_eq!(env.status()["key_status"]["GEMINI_API_KEY_1"]["status"], "available");
+}
+
+#[test]
+fn a_file_of_the_users_own_is_tried_with_other_keys() {
+    let env = env(&json!({"script": [{"key": "secret-number-one", "status": 403, "body":
+        {"error": {"code": 403, "status": "PERMISSION_DENIED", "message":
+            "You do not have permission to access the File abc or it may not exist."}}}]}));
+    let url = "https://generativelanguage.googleapis.com/v1beta/files/abc";
+    let line = json!({"prompt": "x", "file_url": url, "file_mime_type": "application/pdf"});
+    env.write("in.jsonl", line.to_string());
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    env.gq(&["work", "--drain", "--keys", "1-2"]).exits(3);
+    // The other key's answer is that of the stand-in, which knows no such file either.
+    let tried = env.show("1");
+    let keys: Vec<&str> = tried["attempt_log"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["key"].as_str().unwrap())
+        .collect();
+    let both = ["GEMINI_API_KEY_1", "GEMINI_API_KEY_2"];
+    assert_eq!(keys[..2], both, "{keys:?}");
+    assert_eq!(env.status()["key_status"]["GEMINI_API_KEY_1"]["status"], "available");
+}
+
+#[test]
+fn a_day_without_uploads_on_one_key_is_left_to_another() {
+    let env = env(&json!({"script": [{"method": "upload", "key": "secret-number-one",
+        "reply": "rate_limit_day"}]}));
+    enqueue(&env, "b", 2, 0);
+    env.gq(&["work", "--drain"]).exits(0);
+    assert_eq!(column(&env.results(), "key"), ["GEMINI_API_KEY_2"; 2]);
+    assert_eq!(column(&env.results(), "attempts"), ["1"; 2]);
+    assert_eq!(env.status()["key_status"]["GEMINI_API_KEY_1"]["status"], "fully_exhausted");
+}
+
+#[test]
+fn a_file_that_is_lost_while_the_api_is_at_work_on_it_is_uploaded_again() {
+    let env = env(&json!({"files": {"processing_ms": 4_000}}));
+    enqueue(&env, "b", 1, 0);
+    let worker = env.spawn(&["work", "--drain", "--keys", "1"]);
+    let waiting = || {
+        let reason = &env.status()["waiting_for"]["reason"];
+        env.mock().stats().file_requests >= 3 && reason == "media are on their way to the API"
+    };
+    wait_until("the file to be asked for", LIMIT, waiting);
+    env.mock().forget_files();
+    assert_eq!(worker.wait().code, Some(0));
+    assert_eq!(uploads(&env), 2);
+    assert_eq!(column(&env.results(), "attempts"), ["1"]);
 }
 
 #[test]

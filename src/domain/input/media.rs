@@ -220,7 +220,11 @@ fn from_bytes(kind: Kind, text: &str) -> Result<Item, String> {
 
 fn from_address(kind: Kind, address: String) -> Result<Item, String> {
     // The API fetches nothing by plain HTTP.
-    if !(address.starts_with("https://") || address.starts_with("gs://")) {
+    let rest = address.strip_prefix("https://").or_else(|| address.strip_prefix("gs://"));
+    let is_place = |rest: &str| {
+        !rest.starts_with('/') && !rest.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
+    if !rest.is_some_and(|rest| !rest.is_empty() && is_place(rest)) {
         let shown = shorten(&address);
         return Err(format!("`{}_url`: `{shown}` is no https address", kind.name()));
     }
