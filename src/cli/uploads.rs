@@ -32,6 +32,8 @@ async fn delete(context: &mut Context) -> Result<ExitStatus> {
     // A key with a new secret has no claim to what its name stood for before.
     let keys = register(&store, &set).await?;
     let known = store.uploads(now()).await?;
+    let failed = known.iter().filter(|upload| upload.state == "failed");
+    store.forget_uploads(failed.map(|upload| upload.id).collect()).await?;
     let mut removed = 0;
     if known.iter().any(|upload| upload.name.is_some()) {
         if set.is_empty() {

@@ -166,7 +166,9 @@ mod tests {
         for good in ["audio/mp3", "application/vnd.ms-excel", "image/svg+xml"] {
             assert!(is_valid(good), "{good}");
         }
-        for bad in ["", "mp3", "audio/", "/mp3", "audio/mp3; q=1", "audio /mp3", "a/b/c"] {
+        for bad in
+            ["*/*", "image/*", "", "mp3", "audio/", "/mp3", "audio/mp3; q=1", "audio /mp3", "a/b/c"]
+        {
             assert!(!is_valid(bad), "{bad}");
         }
     }

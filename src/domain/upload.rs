@@ -76,9 +76,9 @@ pub fn usable_until(
 }
 
 /// Returns how long jobs are told of a failure before the upload is tried again: what may pass,
-/// for a moment; what would come again, for some minutes.
+/// for a moment; what would come again, for long enough to tell all that wait.
 pub fn told_for(kind: ErrorKind) -> Duration {
-    if kind.is_retryable() { Duration::from_secs(1) } else { Duration::from_mins(10) }
+    Duration::from_secs(if kind.is_retryable() { 1 } else { 30 })
 }
 
 #[cfg(test)]

@@ -290,3 +290,22 @@ fn give_metadata(items: &mut [Item], kind: Kind, text: Option<&str>) -> Result<(
 fn too_many(name: &str, given: usize, kind: Kind, items: usize) -> String {
     format!("`{name}` has {given} entries but {} items: {items}", kind.name())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_a_place() {
+        let told = |address: &str| from_address(Kind::Image, address.to_owned()).err();
+        for good in ["https://x.org/a.png?b=c", "gs://bucket/a.png", "https://x"] {
+            assert_eq!(told(good), None, "{good}");
+        }
+        for bad in ["https://", "https:///a.png", "https://x.org/a b", "gs://", "ftp://x"] {
+            assert!(
+                told(bad).is_some_and(|reason| reason.ends_with("is no https address")),
+                "{bad}"
+            );
+        }
+    }
+}
