@@ -134,6 +134,8 @@ impl Store {
         self.writer.close().await?;
         let mut connection = super::connection::open_writer(&self.path).await?;
         sqlx::query("VACUUM").execute(&mut connection).await?;
+        // The shorter database stands in the log until that is written back.
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await?;
         sqlx::Connection::close(connection).await?;
         Ok(())
     }

@@ -191,3 +191,16 @@ fn a_retry_takes_the_file_as_it_is_now() {
     let sent: Vec<_> = calls.iter().map(|call| call.parts[0].sha256.clone().unwrap()).collect();
     assert_eq!(sent, [hash(b"ID3 better sound")]);
 }
+
+#[test]
+fn a_vacuum_gives_the_room_of_removed_bytes_back() {
+    let env = with_media();
+    let large = [WAV, &vec![7; 3_000_000]].concat();
+    lines(&env, &[json!({"audio_bytes": STANDARD.encode(large)})]);
+    env.gq(&["run", "in/prompts.jsonl"]).exits(0);
+    let size = || fs::metadata(env.path("gq.db")).unwrap().len();
+    env.gq(&["prune", "--older-than", "0s"]).exits(0);
+    assert!(size() > 3_000_000);
+    env.gq(&["prune", "--older-than", "0s", "--vacuum"]).exits(0);
+    assert!(size() < 1_000_000, "{}", size());
+}
