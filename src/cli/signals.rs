@@ -1,8 +1,8 @@
-//! From signals to phases of stopping.
+//! From signals, and a time that is up, to phases of stopping.
 
-use std::iter::repeat;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
 
 use gq::worker::Phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,6 +15,7 @@ use super::failure::Result;
 #[derive(Clone)]
 pub(crate) struct Stop {
     pub(crate) phase: watch::Receiver<Phase>,
+    send: Arc<watch::Sender<Phase>>,
     first: Arc<AtomicU8>,
     /// Whether the next signal ends the process where it stands.
     exits: Arc<AtomicBool>,
@@ -23,6 +24,7 @@ pub(crate) struct Stop {
 const NONE: u8 = 0;
 const INTERRUPT: u8 = 1;
 const TERMINATE: u8 = 2;
+const TIME_UP: u8 = 3;
 
 impl Stop {
     /// Starts listening: the first signal drains, the second aborts.
@@ -33,14 +35,13 @@ impl Stop {
         let mut terminate = heard(SignalKind::terminate())?;
         let mut hangup = heard(SignalKind::hangup())?;
         let (send, phase) = watch::channel(Phase::Running);
+        let send = Arc::new(send);
         let first = Arc::new(AtomicU8::new(NONE));
         let exits = Arc::new(AtomicBool::new(false));
-        let stop = Self { phase, first, exits };
+        let stop = Self { phase, send, first, exits };
         let own = stop.clone();
         tokio::spawn(async move {
-            for phase in
-                [Phase::Draining, Phase::Aborting].into_iter().chain(repeat(Phase::Aborting))
-            {
+            loop {
                 let which = tokio::select! {
                     () = received(&mut interrupt) => INTERRUPT,
                     () = received(&mut terminate) => TERMINATE,
@@ -51,10 +52,31 @@ impl Stop {
                 if own.exits.load(Ordering::SeqCst) {
                     std::process::exit(own.exit_status() as i32);
                 }
-                send.send_replace(phase);
+                own.send.send_modify(|phase| {
+                    *phase = match *phase {
+                        Phase::Running => Phase::Draining,
+                        Phase::Draining | Phase::Aborting => Phase::Aborting,
+                    };
+                });
             }
         });
         Ok(stop)
+    }
+
+    /// Stops as the first signal does once `limit` is over, unless one came before.
+    pub(crate) fn after(&self, limit: Duration) {
+        let own = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            let ordering = Ordering::SeqCst;
+            if own.first.compare_exchange(NONE, TIME_UP, ordering, ordering).is_ok() {
+                own.send.send_if_modified(|phase| {
+                    let runs = *phase == Phase::Running;
+                    *phase = (*phase).max(Phase::Draining);
+                    runs
+                });
+            }
+        });
     }
 
     /// Lets the next signal end the process at once. For printing, which waits for its reader:
@@ -63,12 +85,12 @@ impl Stop {
         self.exits.store(true, Ordering::SeqCst);
     }
 
-    /// Returns the exit code of a command that a signal cut short.
+    /// Returns the exit code of a command that was cut short.
     pub(crate) fn exit_status(&self) -> ExitStatus {
-        if self.first.load(Ordering::SeqCst) == INTERRUPT {
-            ExitStatus::Interrupted
-        } else {
-            ExitStatus::Terminated
+        match self.first.load(Ordering::SeqCst) {
+            INTERRUPT => ExitStatus::Interrupted,
+            TIME_UP => ExitStatus::TimedOut,
+            _ => ExitStatus::Terminated,
         }
     }
 

@@ -70,6 +70,9 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
     let store = Store::open_for_work(&context.database);
     let Some(store) = stop.unless_requested(store).await else { return Ok(stop.exit_status()) };
     let store = store?;
+    if let Some(limit) = args.results.timeout {
+        stop.after(limit);
+    }
     let worked = async {
         let status = run_batch(context, &store, args, &pacing, &stored.batch, &stop).await?;
         let filter = ResultFilter {

@@ -152,3 +152,17 @@ fn a_hang_up_that_was_ignored_from_the_start_stays_ignored() {
     worker.wait().exits(0);
     assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
 }
+
+#[test]
+fn a_run_whose_time_is_up_leaves_the_rest_in_the_queue() {
+    let env =
+        TestEnv::with_stand_in(&json!({"script": [{"prompt_contains": "slow", "hold": true}]}));
+    env.prompts("in.jsonl", &["quick", "slow"]);
+    let run = ["run", "in.jsonl", "--timeout", "1s", "--grace", "100ms"];
+    let ran = env.gq(&run).exits(5);
+    assert_eq!(column(&ran.lines(), "task_id"), ["t1"]);
+    let jobs = env.status()["jobs"].clone();
+    assert_eq!((&jobs["succeeded"], &jobs["pending"]), (&json!(1), &json!(1)));
+    env.mock().release(None);
+    assert_eq!(env.gq(&["run", "in.jsonl", "--timeout", "20s"]).exits(0).lines().len(), 2);
+}

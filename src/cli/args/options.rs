@@ -99,7 +99,7 @@ pub(crate) struct ResultsOptions {
     /// are printed then, and only failed or cancelled ones among these make `results` exit with 3.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// How long to wait at most, such as `30s` or `5m` [default: no limit]
+    /// How long to wait, or to `run`, at most, such as `30s` or `5m` [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     pub(crate) timeout: Option<Duration>,
     #[arg(long, hide = true)]
