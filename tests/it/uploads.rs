@@ -102,6 +102,20 @@ fn many_jobs_over_one_large_file_upload_it_once_for_each_key() {
 }
 
 #[test]
+fn workers_of_several_processes_share_one_upload() {
+    let env = env(&json!({"files": {"processing_ms": 300}}));
+    enqueue(&env, "b", 40, 0);
+    let work = || env.spawn(&["work", "--drain", "--keys", "1"]);
+    let workers = [work(), work(), work()];
+    for worker in workers {
+        assert_eq!(worker.wait().code, Some(0));
+    }
+    assert_eq!((uploads(&env), env.calls()), (1, 40));
+    assert_eq!(column(&env.results(), "attempts"), ["1"; 40]);
+    env.counts_are_true();
+}
+
+#[test]
 fn an_upload_that_was_cut_goes_on_from_where_it_was() {
     // The second chunk breaks off in the middle, the third is not answered as it should be.
     let env = env(&json!({"script": [
