@@ -46,9 +46,9 @@ async fn delete(context: &mut Context) -> Result<ExitStatus> {
                 *upload.api == **client.base_url() && key_of(upload, &keys).is_some()
             });
         if !others.is_empty() {
-            let number = others.len();
             context.out.warning(format!(
-                "{number} uploads stay: their keys are not set, or they are at another address"
+                "left at the API: {}; their keys are not set, or they are at another address",
+                others.len()
             ));
         }
         for upload in ours {

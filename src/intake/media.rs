@@ -10,6 +10,9 @@ use crate::domain::media_type;
 use crate::domain::parts::Kind;
 use crate::domain::time::file_time;
 
+/// The most bytes that the API takes in one file (its documentation: 2 GB).
+const LARGEST: u64 = 2 << 30;
+
 /// Looks at the file that `path` names, seen from `folder`.
 pub(super) fn look(folder: &Path, kind: Kind, path: &str) -> Result<FoundFile, String> {
     if path.is_empty() {
@@ -22,6 +25,9 @@ pub(super) fn look(folder: &Path, kind: Kind, path: &str) -> Result<FoundFile, S
     }
     if data.len() == 0 {
         return Err(format!("`{path}` is empty"));
+    }
+    if data.len() > LARGEST {
+        return Err(format!("`{path}` is larger than 2 GB, the most that the API takes"));
     }
     let head = head(&whole).map_err(|error| told(path, &error))?;
     let whole = whole.into_os_string().into_string();

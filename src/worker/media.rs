@@ -104,7 +104,8 @@ pub(super) fn check_unchanged(file: &File, stamp: &FileStamp) -> Result<(), Stri
 }
 
 fn changed(stamp: &FileStamp) -> String {
-    format!("the file `{}` was changed after its job was added", stamp.path)
+    let path = &stamp.path;
+    format!("the file `{path}` was changed after its job was added; a retry takes it as it is then")
 }
 
 fn told(stamp: &FileStamp, error: &io::Error) -> String {

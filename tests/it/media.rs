@@ -114,6 +114,8 @@ fn media_that_cannot_be_sent_are_refused_by_line() {
     let env = with_media();
     fs::create_dir(env.path("in/folder.mp3")).unwrap();
     env.write("in/empty.mp3", "");
+    let huge = fs::File::create(env.path("in/huge.mp3")).unwrap();
+    huge.set_len(2_147_483_649).unwrap();
     let good = json!({"prompt": "fine"});
     lines(
         &env,
@@ -123,6 +125,7 @@ fn media_that_cannot_be_sent_are_refused_by_line() {
             json!({"audio_path": "folder.mp3"}),
             json!({"audio_path": "empty.mp3"}),
             json!({"audio_path": "/dev/null"}),
+            json!({"audio_path": "huge.mp3"}),
         ],
     );
     let refused = env.gq(&["enqueue", "in/prompts.jsonl"]).exits(2);
@@ -131,6 +134,7 @@ fn media_that_cannot_be_sent_are_refused_by_line() {
         "line 3: `audio_path`: `folder.mp3` is not a file",
         "line 4: `audio_path`: `empty.mp3` is empty",
         "line 5: `audio_path`: `/dev/null` is not a file",
+        "line 6: `audio_path`: `huge.mp3` is larger than 2 GB",
     ] {
         assert!(refused.stderr.contains(told), "{told}: {}", refused.stderr);
     }

@@ -412,7 +412,7 @@ fn uploads_are_listed_and_removed() {
 
     let kept = env.gq(&["media", "--delete", "--keys", "1"]).exits(0);
     assert_eq!((kept.stdout.as_str(), env.mock().stats().files), ("0\n", 1));
-    assert!(kept.stderr.contains("1 uploads stay"), "{}", kept.stderr);
+    assert!(kept.stderr.contains("left at the API: 1;"), "{}", kept.stderr);
     assert_eq!(env.gq(&["media", "--delete"]).exits(0).stdout, "1\n");
     assert_eq!(env.mock().stats().files, 0);
     assert_eq!(env.gq(&["media", "--format", "json"]).exits(0).json(), json!([]));
