@@ -15,6 +15,12 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use gq::domain::input::NewJob;
+use gq::mock::MockServer;
+use gq::mock::config::Config;
+use gq::store::{Access, EnqueueOptions, OnConflict, Store, StoreError};
+use tokio::net::TcpListener;
+
 const DRAINED: u32 = 100_000;
 
 fn main() {
@@ -24,6 +30,7 @@ fn main() {
     println!("{:<34} {:>14} {:>12} {:>10}", "measure", "figure", "baseline", "ratio");
     enqueue_and_status(folder.path(), lines);
     drain(folder.path());
+    wake_ups(folder.path());
 }
 
 fn gq(folder: &Path) -> Command {
@@ -76,6 +83,80 @@ fn drain(folder: &Path) {
     row("drain, peak memory in MB", peak, None);
     stand_in.kill().expect("the stand-in runs");
     stand_in.wait().expect("the stand-in ends");
+}
+
+/// Jobs that are added one by one for an idle worker of another process.
+const WOKEN: u32 = 500;
+
+/// How long an idle worker's use of the processor is measured.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// From the end of a commit here to the arrival of the call that a worker elsewhere makes of it.
+fn wake_ups(folder: &Path) {
+    remove_database(folder);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let mock = runtime.block_on(async {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        MockServer::start(listener, Config::default()).expect("the stand-in starts")
+    });
+    let store = runtime.block_on(Store::open(&folder.join("gq.db"), Access::Write));
+    let store = store.expect("the database can be made");
+    let url = mock.url();
+    let mut worker = gq(folder)
+        .args(["work", "--base-url", &url])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the worker starts");
+    let mut times: Vec<Duration> = (0..WOKEN)
+        .map(|number| {
+            std::thread::sleep(Duration::from_millis(5));
+            runtime.block_on(async {
+                let options = EnqueueOptions {
+                    batch: "woken".to_owned(),
+                    on_conflict: OnConflict::Refuse,
+                    now: gq::clock::now(),
+                };
+                let jobs = std::iter::once(Ok::<_, StoreError>(job(number)));
+                store.enqueue(vec![(options, jobs)]).await.expect("the job is stored");
+                let committed = Instant::now();
+                mock.wait_until(|stats| stats.requests > u64::from(number)).await;
+                committed.elapsed()
+            })
+        })
+        .collect();
+    times.sort_unstable();
+    row("commit to call, p50, ms", millis(times[times.len() / 2]), None);
+    row("commit to call, p99, ms", millis(times[times.len() * 99 / 100]), None);
+    let before = processor_time(worker.id());
+    std::thread::sleep(IDLE);
+    let used = processor_time(worker.id()) - before;
+    row("idle worker, % of a core", used / IDLE.as_secs_f64() * 100.0, None);
+    worker.kill().expect("the worker runs");
+    worker.wait().expect("the worker ends");
+}
+
+fn job(number: u32) -> NewJob {
+    NewJob {
+        task_id: number.to_string(),
+        line: u64::from(number) + 1,
+        model: "gemini-2.5-flash".to_owned(),
+        priority: 0,
+        max_attempts: 5,
+        not_before: None,
+        request: format!(r#"{{"contents":[{{"parts":[{{"text":"{number}"}}]}}]}}"#),
+        media: Vec::new(),
+        metadata: None,
+        output: None,
+        digest: [0; 16],
+    }
+}
+
+/// Returns the seconds that a process has computed; Linux counts them in hundredths.
+fn processor_time(process: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|it| it.parse::<f64>().ok());
+    (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
 }
 
 /// Writes lines of about 300 bytes and returns how long that took, to disk.

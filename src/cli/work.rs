@@ -200,6 +200,7 @@ fn worker_options(
         on_exhausted: pacing.on_exhausted,
         reject_truncated: options.reject_truncated,
         processing_limit: pacing.request_timeout,
+        poll_interval: options.poll_interval.max(Duration::from_millis(1)),
         keys: api.keys.clone(),
     }
 }

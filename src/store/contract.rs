@@ -358,3 +358,16 @@ async fn large_answers_make_short_pages() {
     }
     assert_eq!(pages, [vec!["t0"], vec!["t1"], vec!["t2", "t3"]]);
 }
+
+#[tokio::test]
+async fn a_reader_sees_what_there_is_to_do() {
+    let bench = Bench::with_jobs(3).await;
+    bench.claim(&bench.first, 1, 1).await;
+    let batch = bench.second.batch_id("b").await.unwrap();
+    for scope in [None, batch] {
+        let demand = bench.second.demand(scope).await.unwrap();
+        assert_eq!((demand.pending, demand.running, demand.last_job), (2, 1, 3));
+    }
+    let elsewhere = bench.second.demand(Some(99)).await.unwrap();
+    assert_eq!((elsewhere.pending, elsewhere.running, elsewhere.last_job), (0, 0, 3));
+}

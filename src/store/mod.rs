@@ -26,6 +26,7 @@ mod turn;
 mod upload_contract;
 mod uploads;
 mod waits;
+mod wake;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ pub use turn::{
     Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
 };
 pub use uploads::{ApiFile, Order, Prepared, UploadEnd};
+pub use wake::{Changes, Demand};
 
 use writer::Writer;
 

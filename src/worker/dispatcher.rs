@@ -14,15 +14,12 @@ use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::pacing::OnExhausted;
 use crate::gemini::client::Client;
 use crate::store::{
-    CallStart, Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId,
+    CallStart, Changes, Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId,
 };
 use crate::worker::attempt::{self, Started, WorkerKey};
 use crate::worker::event::{Event, Events};
 use crate::worker::preparations::{Means, Preparations};
 use crate::worker::{Finish, Phase, WorkerOptions};
-
-/// How often a worker that has nothing else to do looks for new jobs.
-const POLL: Duration = Duration::from_millis(200);
 
 /// How often it looks for dead neighbours, cancelled jobs and leases that ran out.
 const AUDIT: Duration = Duration::from_millis(700);
@@ -51,6 +48,12 @@ pub(super) struct Dispatcher<'a> {
     settling: Vec<Ended>,
     /// Uploads, and what else jobs wait for.
     preparations: Preparations,
+    /// Tells of what other processes do.
+    changes: Changes,
+    /// Whether something was committed since the last look at what there is to do.
+    woken: bool,
+    /// The last job ever added, at that look.
+    last_job: i64,
     /// Names of jobs whose attempt ended and is not settled.
     names: HashMap<(i64, i64), Started>,
     /// When workers that rest after a call may go on.
@@ -94,6 +97,9 @@ impl<'a> Dispatcher<'a> {
             store,
             client,
             preparations: Preparations::new(means, &options.keys, events.clone()),
+            changes: store.changes(options.poll_interval),
+            woken: false,
+            last_job: 0,
             options,
             worker,
             events,
@@ -119,15 +125,22 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    pub(super) async fn run(
-        mut self,
-        mut stop: watch::Receiver<Phase>,
-    ) -> Result<Finish, StoreError> {
+    pub(super) async fn run(mut self, stop: watch::Receiver<Phase>) -> Result<Finish, StoreError> {
+        let finish = self.work(stop).await;
+        // The last connection to close puts the log back into the database.
+        self.changes.close().await?;
+        finish
+    }
+
+    async fn work(&mut self, mut stop: watch::Receiver<Phase>) -> Result<Finish, StoreError> {
         let store = self.store;
         let mut turn: OptionFuture<_> = None.into();
         let mut turning = false;
         self.told(*stop.borrow_and_update());
         loop {
+            if self.woken && !turning {
+                self.look().await;
+            }
             if !turning && self.wants_turn() {
                 let request = self.request().await?;
                 let policy = self.options.policy.clone();
@@ -135,6 +148,7 @@ impl<'a> Dispatcher<'a> {
                 turning = true;
             }
             let wake = self.wake(turning);
+            let listens = self.listens();
             tokio::select! {
                 Some(result) = &mut turn, if turning => {
                     turning = false;
@@ -152,6 +166,7 @@ impl<'a> Dispatcher<'a> {
                     self.collect(joined);
                 }
                 Some(joined) = self.preparations.next() => self.preparations.collect(joined),
+                () = self.changes.next(), if listens => self.woken = true,
                 Ok(()) = stop.changed(), if self.insisted_at.is_none() => {
                     self.told(*stop.borrow_and_update());
                 }
@@ -164,6 +179,26 @@ impl<'a> Dispatcher<'a> {
             if self.give_up_at().is_some_and(|at| at <= Instant::now()) {
                 return self.give_up();
             }
+        }
+    }
+
+    /// Returns whether new jobs could be started.
+    fn listens(&self) -> bool {
+        let busy = self.in_flight.len() + self.resting.len();
+        let has_place = self.phase == Phase::Running && busy < self.options.workers;
+        has_place && !self.woken && self.failures == 0
+    }
+
+    /// Looks, without the write lock, whether what was committed is a reason for a turn: there is
+    /// more to do than the last one saw, or nothing any more.
+    async fn look(&mut self) {
+        self.woken = false;
+        let Ok(demand) = self.store.demand(self.options.policy.batch).await else { return };
+        let more = demand.pending > self.report.counts.pending || demand.last_job > self.last_job;
+        let done = self.options.drain && demand.pending + demand.running == 0;
+        self.last_job = demand.last_job;
+        if more || done {
+            self.next_turn = Instant::now();
         }
     }
 
@@ -278,8 +313,8 @@ impl<'a> Dispatcher<'a> {
         let due =
             report.wake_at.map(|at| now + at.since(clock::now()).max(Duration::from_millis(1)));
         let rested = self.resting.iter().min().copied();
-        let poll = if self.last_call.is_some() { now } else { now + POLL };
-        self.next_turn = [due, rested].into_iter().flatten().fold(poll, Instant::min);
+        let far = if self.last_call.is_some() { now } else { now + AUDIT };
+        self.next_turn = [due, rested].into_iter().flatten().fold(far, Instant::min);
     }
 
     fn after_failed_turn(&mut self, error: StoreError) -> Result<(), StoreError> {

@@ -56,6 +56,8 @@ pub struct WorkerOptions {
     pub reject_truncated: bool,
     /// How long the API may be at work on an uploaded file.
     pub processing_limit: Duration,
+    /// How often to look for new jobs where nothing tells of them.
+    pub poll_interval: Duration,
     /// The keys.
     pub keys: Vec<WorkerKey>,
 }

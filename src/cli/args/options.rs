@@ -59,6 +59,9 @@ pub(crate) struct WorkOptions {
     /// How long a stopped or hung process keeps its jobs
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = config::duration)]
     pub(crate) lease: Duration,
+    /// How often to look for new jobs where the file system tells of none
+    #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = config::duration)]
+    pub(crate) poll_interval: Duration,
     /// How long calls in flight may go on after the first signal
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = config::duration)]
     pub(crate) grace: Duration,
