@@ -1,6 +1,6 @@
 //! What people do to jobs: retry, cancel, prune.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
@@ -63,18 +63,14 @@ impl Store {
         let selection = Selection { errors: vec![media], ..selection.clone() };
         let retry = Change::Retry(Arc::default());
         let mut connection = self.readers.acquire().await?;
-        let mut files = Vec::new();
+        let mut files = HashSet::new();
         let mut after = 0;
         loop {
             let jobs = select(&mut connection, &selection, &retry, after).await?;
-            let Some(last) = jobs.last() else { return Ok(files) };
+            let Some(last) = jobs.last() else { return Ok(files.into_iter().collect()) };
             after = last.0;
             let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
-            for file in media::files_of(&mut connection, &ids).await? {
-                if !files.contains(&file) {
-                    files.push(file);
-                }
-            }
+            files.extend(media::files_of(&mut connection, &ids).await?);
         }
     }
 

@@ -112,7 +112,8 @@ impl Needs {
         }
         needs.read_contents(connection, now).await?;
         needs.read_uploads(connection, &policy.api, now).await?;
-        candidates.retain_mut(|candidate| needs.tell(candidate));
+        let keys: HashSet<i64> = needs.uploads.keys().map(|(key, ..)| *key).collect();
+        candidates.retain_mut(|candidate| needs.tell(candidate, &keys));
         Ok(needs)
     }
 
@@ -185,9 +186,9 @@ impl Needs {
         self.uploads.get(&(key, sha256.to_owned(), media.mime_type.clone()))
     }
 
-    /// Tells a candidate how far each key is; returns whether the plan can do something with it.
+    /// Tells a candidate how far each of `keys` is; returns whether the plan can do something with it.
     /// One whose file cannot be read has to be claimed, to be told so.
-    fn tell(&mut self, candidate: &mut Candidate) -> bool {
+    fn tell(&mut self, candidate: &mut Candidate, keys: &HashSet<i64>) -> bool {
         if !self.large.contains_key(&candidate.job) || self.fault(candidate.job).is_some() {
             return true;
         }
@@ -196,13 +197,12 @@ impl Needs {
             self.unhashed.push(candidate.job);
             return false;
         }
-        let keys: HashSet<i64> = self.uploads.keys().map(|(key, ..)| *key).collect();
         let of = |key, media| {
             let known = self.upload(key, media).map(|upload| upload.progress.clone());
             known.unwrap_or(Progress::Missing)
         };
         let all = |key| media.iter().map(|media| of(key, media)).reduce(Progress::and);
-        let progress = keys.into_iter().filter_map(|key| Some((key, all(key)?)));
+        let progress = keys.iter().filter_map(|&key| Some((key, all(key)?)));
         candidate.uploads = Some(progress.collect());
         true
     }

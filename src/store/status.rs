@@ -98,11 +98,11 @@ impl Store {
         .fetch_one(&self.readers)
         .await?;
         let first_due: Option<i64> = if any_due { None } else { self.first_due().await? };
-        if let (Some(_), true) = (first_due, self.awaits_media().await?) {
-            let reason = "media are on their way to the API".to_owned();
-            return Ok(Some(Waiting { reason, until: None }));
-        }
         if let Some(due) = first_due {
+            if self.awaits_media().await? {
+                let reason = "media are on their way to the API".to_owned();
+                return Ok(Some(Waiting { reason, until: None }));
+            }
             let reason = "no job is due yet".to_owned();
             return Ok(Some(Waiting { reason, until: Some(Timestamp(due)) }));
         }

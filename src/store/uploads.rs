@@ -280,11 +280,11 @@ async fn settle_upload(
         }
         UploadEnd::BadKey(reason) => {
             keys::fail(connection, key, &reason).await?;
-            abandon(connection, &[upload], worker).await?;
+            abandon(connection, upload, worker).await?;
         }
         UploadEnd::Lost => remove(connection, &[upload]).await?,
         UploadEnd::RateLimited { .. } | UploadEnd::LocationRefused | UploadEnd::Cut => {
-            abandon(connection, &[upload], worker).await?;
+            abandon(connection, upload, worker).await?;
         }
     }
     wake(connection, &upload.to_string()).await?;
@@ -292,23 +292,17 @@ async fn settle_upload(
 }
 
 /// Gives up what a worker is at: bytes on their way are lost, a file that the API is at work on can
-/// be asked for by another.
+/// be asked for by another. The caller wakes the jobs that wait for it.
 async fn abandon(
     connection: &mut SqliteConnection,
-    uploads: &[i64],
+    upload: i64,
     worker: WorkerId,
 ) -> Result<(), StoreError> {
-    let uploads_json = bulk::json(uploads)?;
     for statement in [
-        "DELETE FROM uploads WHERE id IN (SELECT value FROM json_each(?1)) AND worker_id = ?2
-            AND state = 'uploading'",
-        "UPDATE uploads SET worker_id = NULL, lease_until = NULL
-          WHERE id IN (SELECT value FROM json_each(?1)) AND worker_id = ?2",
+        "DELETE FROM uploads WHERE id = ?1 AND worker_id = ?2 AND state = 'uploading'",
+        "UPDATE uploads SET worker_id = NULL, lease_until = NULL WHERE id = ?1 AND worker_id = ?2",
     ] {
-        sqlx::query(statement).bind(&uploads_json).bind(worker.0).execute(&mut *connection).await?;
-    }
-    for upload in uploads {
-        wake(connection, &upload.to_string()).await?;
+        sqlx::query(statement).bind(upload).bind(worker.0).execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -344,7 +338,7 @@ pub(super) async fn take_back(
         lost.extend(held);
     }
     for (upload, worker) in &lost {
-        abandon(connection, &[*upload], WorkerId(*worker)).await?;
+        abandon(connection, *upload, WorkerId(*worker)).await?;
     }
     if !lost.is_empty() || !dead.is_empty() {
         wake_all(connection).await?;

@@ -16,6 +16,11 @@ pub(super) const HASH: &str = "hash";
 /// What jobs wait for that wait until more can be prepared.
 pub(super) const ROOM: &str = "room";
 
+/// Jobs that are woken when room becomes free: one or two take it.
+const FOR_ROOM: i64 = 8;
+/// SQLite's word for no limit.
+const ALL: i64 = -1;
+
 /// Puts jobs off until what they wait for has happened; each is given with the time at which it was
 /// due, which it gets back then.
 pub(super) async fn put_off(
@@ -66,35 +71,30 @@ pub(super) async fn wake(
     connection: &mut SqliteConnection,
     subject: &str,
 ) -> Result<(), StoreError> {
+    wake_first(connection, subject, ALL).await
+}
+
+/// Makes the first `most` jobs due that wait for `subject`.
+async fn wake_first(
+    connection: &mut SqliteConnection,
+    subject: &str,
+    most: i64,
+) -> Result<(), StoreError> {
     for statement in [
         "UPDATE jobs SET due_at = w.due_at
-           FROM (SELECT job_id, due_at FROM waits WHERE subject = ?1) AS w
+           FROM (SELECT job_id, due_at FROM waits WHERE subject = ?1 ORDER BY job_id LIMIT ?2) AS w
           WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
-        "DELETE FROM waits WHERE subject = ?1",
+        "DELETE FROM waits WHERE subject = ?1 AND job_id IN
+            (SELECT job_id FROM waits WHERE subject = ?1 ORDER BY job_id LIMIT ?2)",
     ] {
-        sqlx::query(statement).bind(subject).execute(&mut *connection).await?;
+        sqlx::query(statement).bind(subject).bind(most).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-/// Makes a few jobs due that wait for room: one or two take what has become free.
+/// Makes a few jobs due that wait for room.
 pub(super) async fn wake_for_room(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let jobs: Vec<i64> =
-        sqlx::query_scalar("SELECT job_id FROM waits WHERE subject = ?1 ORDER BY job_id LIMIT 8")
-            .bind(ROOM)
-            .fetch_all(&mut *connection)
-            .await?;
-    let jobs = bulk::json(&jobs)?;
-    for statement in [
-        "UPDATE jobs SET due_at = w.due_at
-           FROM (SELECT job_id, due_at FROM waits WHERE subject = ?1
-                    AND job_id IN (SELECT value FROM json_each(?2))) AS w
-          WHERE jobs.id = w.job_id AND jobs.state = 'pending'",
-        "DELETE FROM waits WHERE subject = ?1 AND job_id IN (SELECT value FROM json_each(?2))",
-    ] {
-        sqlx::query(statement).bind(ROOM).bind(&jobs).execute(&mut *connection).await?;
-    }
-    Ok(())
+    wake_first(connection, ROOM, FOR_ROOM).await
 }
 
 /// Makes all jobs due that wait, for whatever; those that have to wait on are put off again.

@@ -1,7 +1,7 @@
 //! Tells of commits of any process: a file watch where there is one, and a slow poll.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub struct Demand {
 
 /// Waits for commits.
 pub struct Changes {
-    store: Store,
+    path: PathBuf,
     /// Its own connection: SQLite counts the commits of all others for each one.
     connection: Option<SqliteConnection>,
     version: Option<i64>,
@@ -65,7 +65,7 @@ impl Store {
             }
         };
         Changes {
-            store: self.clone(),
+            path: self.path.clone(),
             connection: None,
             version: None,
             touched,
@@ -75,9 +75,7 @@ impl Store {
             look: None,
         }
     }
-}
 
-impl Store {
     /// Returns what there is to do in `batch`, or in all.
     pub async fn demand(&self, batch: Option<i64>) -> Result<Demand, StoreError> {
         let (pending, running, last_job) = sqlx::query_as(
@@ -116,21 +114,18 @@ impl Changes {
     /// at any time; nothing is missed by that.
     pub async fn next(&mut self) {
         loop {
-            while let Some(look) = self.look {
-                if self.has_changed().await {
-                    return;
-                }
-                self.look = (look < LOOKS + LATE_LOOKS).then_some(look + 1);
-                pause(look).await;
-            }
+            let look = self.look;
             tokio::select! {
                 () = self.touched.notified(), if self.watcher.is_some() => self.look = Some(0),
-                () = tokio::time::sleep_until(self.next_poll) => {
-                    self.next_poll = Instant::now() + self.poll;
-                    if self.has_changed().await {
-                        return;
-                    }
+                () = pause(look.unwrap_or(0)), if look.is_some() => {
+                    self.look = look.map(|look| look + 1).filter(|look| *look < LOOKS + LATE_LOOKS);
                 }
+                () = tokio::time::sleep_until(self.next_poll) => {}
+            }
+            let changed = self.has_changed().await;
+            self.next_poll = Instant::now() + self.poll;
+            if changed {
+                return;
             }
         }
     }
@@ -156,7 +151,7 @@ impl Changes {
         if self.connection.is_none() {
             // What a new connection counts cannot be compared with what the last one did.
             self.version = None;
-            self.connection = Some(connection::read_options(&self.store.path).connect().await?);
+            self.connection = Some(connection::read_options(&self.path).connect().await?);
         }
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         Ok(sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await?)
@@ -174,10 +169,10 @@ impl Changes {
     }
 }
 
-/// Sleeps before the look after `look`; the runtime's timer knows no less than a millisecond.
+/// Sleeps before the look number `look`, from 0; the runtime's timer knows no less than a millisecond.
 async fn pause(look: u32) {
     if let Some(late) = look.checked_sub(LOOKS) {
-        tokio::time::sleep(LATE_LOOK.saturating_mul(1 << late.min(LATE_LOOKS))).await;
+        tokio::time::sleep(LATE_LOOK * (1 << late)).await;
     } else {
         // The runtime may shut down in between; then nobody waits for it.
         let _ = tokio::task::spawn_blocking(|| thread::sleep(LOOK)).await;

@@ -128,8 +128,10 @@ impl<'a> Dispatcher<'a> {
     pub(super) async fn run(mut self, stop: watch::Receiver<Phase>) -> Result<Finish, StoreError> {
         let finish = self.work(stop).await;
         // The last connection to close puts the log back into the database.
-        self.changes.close().await?;
-        finish
+        let closed = self.changes.close().await;
+        let finish = finish?;
+        closed?;
+        Ok(finish)
     }
 
     async fn work(&mut self, mut stop: watch::Receiver<Phase>) -> Result<Finish, StoreError> {
