@@ -1,6 +1,7 @@
 //! What jobs, keys, slots and input lines mean. Pure: no I/O, no clock, no randomness.
 
 pub mod canonical;
+pub mod hex;
 pub mod input;
 pub mod job;
 pub mod media_type;

@@ -137,9 +137,7 @@ impl Client {
     /// Sends one generateContent request; `body` goes out as it is.
     pub async fn generate(&self, key: &ApiKey, model: &str, body: String) -> Call {
         let Some(header) = key.header() else {
-            let message = "the key holds characters that cannot be sent".to_owned();
-            let call = Call::without_answer(ErrorKind::Internal, message, Paid::No);
-            return Call { outcome: Outcome::BadKey, ..call };
+            return unsendable();
         };
         let path = model_path(model);
         let request = self
@@ -173,6 +171,13 @@ impl Client {
             _ => KeyCheck::Unreachable { message },
         }
     }
+}
+
+/// Returns what comes of a key that can be no header.
+pub(super) fn unsendable() -> Call {
+    let message = "the key holds characters that cannot be sent".to_owned();
+    let call = Call::without_answer(ErrorKind::Internal, message, Paid::No);
+    Call { outcome: Outcome::BadKey, ..call }
 }
 
 fn builder(options: &ClientOptions) -> Result<ClientBuilder, BuildError> {

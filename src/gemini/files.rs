@@ -7,7 +7,7 @@ use reqwest::{RequestBuilder, Response};
 use serde::Deserialize;
 
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
-use crate::gemini::client::{ApiKey, Call, Client, not_sent, read, read_body};
+use crate::gemini::client::{ApiKey, Call, Client, not_sent, read, read_body, unsendable};
 use crate::gemini::redact;
 
 /// What a chunk has unless the API asks for other multiples: its documented granularity.
@@ -225,11 +225,7 @@ fn chunk_size(unit: Option<u64>) -> u64 {
 }
 
 fn key_header(key: &ApiKey) -> Result<HeaderValue, FileError> {
-    let unsendable = || FileError {
-        outcome: Outcome::BadKey,
-        message: "the key holds characters that cannot be sent".to_owned(),
-    };
-    key.header().ok_or_else(unsendable)
+    key.header().ok_or_else(|| unsendable().into())
 }
 
 /// Sends a request and returns its answer if that is a 200.

@@ -12,6 +12,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use crate::domain::hex::hex;
+
 use super::parts::RecordedPart;
 
 /// How many requests the log keeps.
@@ -96,12 +98,7 @@ pub struct KeyStats {
 
 /// Returns the name of a key that gives nothing of it away.
 pub fn fingerprint(key: &str) -> String {
-    use std::fmt::Write;
-    Sha256::digest(key).iter().take(4).fold(String::new(), |mut out, byte| {
-        // Writing to a string can't fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    hex(&Sha256::digest(key)[..4])
 }
 
 /// A request when it comes.

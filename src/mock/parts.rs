@@ -2,7 +2,6 @@
 //!
 //! Pure. Media is kept as its size and hash, never as a whole.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -10,6 +9,8 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::domain::hex::hex;
 
 use super::files::{self, StoredFile};
 use super::sense::{PART_DATA, member, members, text_member};
@@ -83,15 +84,6 @@ fn decoded(data: &str) -> Option<Vec<u8>> {
 
 fn hash(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
-}
-
-/// Returns bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut digits, byte| {
-        // Writing to a string can't fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
 }
 
 #[cfg(test)]

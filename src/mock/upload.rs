@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::domain::hex::hex;
+
 use super::error::{ApiError, invalid_argument};
 use super::files::{Content, StoredFile};
 use super::order::{LARGEST, Order};
-use super::parts::hex;
 
 /// What every chunk but the last must be a multiple of.
 pub(super) const GRANULARITY: u64 = 8 * 1024 * 1024;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::sqlite::SqliteConnection;
 
+use crate::domain::hex::hex;
 use crate::domain::input::NewJob;
 use crate::domain::output::OutputForm;
 use crate::domain::time::Timestamp;
@@ -437,10 +438,4 @@ async fn existing(
             Ok((task_id, Existing { id, state, digest }))
         })
         .collect()
-}
-
-fn hex(digest: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let halves = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    halves.map(|half| char::from(DIGITS[usize::from(half)])).collect()
 }

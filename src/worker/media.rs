@@ -72,7 +72,7 @@ fn read_unchanged(stamp: &FileStamp) -> Result<Vec<u8>, String> {
     (&mut file)
         .take(stamp.size.saturating_add(1))
         .read_to_end(&mut bytes)
-        .map_err(|error| told(stamp, &error))?;
+        .map_err(|error| told_of(stamp, &error))?;
     check_unchanged(&file, stamp)?;
     if bytes.len() as u64 == stamp.size { Ok(bytes) } else { Err(changed(stamp)) }
 }
@@ -84,10 +84,10 @@ fn read_unchanged(stamp: &FileStamp) -> Result<Vec<u8>, String> {
 pub(super) fn open_unchanged(stamp: &FileStamp) -> Result<File, String> {
     let path = &stamp.path;
     // Opening what is no file might wait for ever.
-    if !std::fs::metadata(path).map_err(|error| told(stamp, &error))?.is_file() {
+    if !std::fs::metadata(path).map_err(|error| told_of(stamp, &error))?.is_file() {
         return Err(format!("`{path}` is not a file any more"));
     }
-    let file = File::open(path).map_err(|error| told(stamp, &error))?;
+    let file = File::open(path).map_err(|error| told_of(stamp, &error))?;
     check_unchanged(&file, stamp)?;
     Ok(file)
 }
@@ -97,7 +97,7 @@ pub(super) fn open_unchanged(stamp: &FileStamp) -> Result<File, String> {
 /// # Errors
 /// That it was changed, for people.
 pub(super) fn check_unchanged(file: &File, stamp: &FileStamp) -> Result<(), String> {
-    let data = file.metadata().map_err(|error| told(stamp, &error))?;
+    let data = file.metadata().map_err(|error| told_of(stamp, &error))?;
     let time = file_time(data.mtime(), data.mtime_nsec());
     let same = data.len() == stamp.size && time == stamp.modified;
     if same { Ok(()) } else { Err(changed(stamp)) }
@@ -108,7 +108,8 @@ fn changed(stamp: &FileStamp) -> String {
     format!("the file `{path}` was changed after its job was added; a retry takes it as it is then")
 }
 
-fn told(stamp: &FileStamp, error: &io::Error) -> String {
+/// Returns why a file cannot be read, for people.
+pub(super) fn told_of(stamp: &FileStamp, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => format!("the file `{}` is gone", stamp.path),
         _ => format!("the file `{}` cannot be read: {error}", stamp.path),

@@ -1,7 +1,6 @@
 //! Brings media to the API: finds out what is in a file, uploads it in chunks, waits until the API
 //! is done with it. Memory holds one chunk of an upload, however large the file.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
@@ -12,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::domain::hex::hex;
 use crate::domain::outcome::{ErrorKind, Outcome};
 use crate::domain::retry;
 use crate::domain::time::Timestamp;
@@ -19,7 +19,7 @@ use crate::domain::upload::usable_until;
 use crate::gemini::client::{ApiKey, Client};
 use crate::gemini::files::{self, FileError, FileState, Received, Session};
 use crate::store::{ApiFile, ClaimedSource, FileStamp, Store, UploadEnd};
-use crate::worker::media::{check_unchanged, in_thread, open_unchanged};
+use crate::worker::media::{check_unchanged, in_thread, open_unchanged, told_of};
 
 /// How often in a row an upload may fail without a byte more at the API.
 const TRIES: i64 = 5;
@@ -42,21 +42,13 @@ pub(super) async fn hash(file: FileStamp) -> Result<String, String> {
             match open.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => hasher.update(&buffer[..count]),
-                Err(error) => return Err(unreadable(&file, &error)),
+                Err(error) => return Err(told_of(&file, &error)),
             }
         }
         check_unchanged(&open, &file)?;
-        Ok(hasher.finalize().iter().fold(String::new(), |mut digits, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(digits, "{byte:02x}");
-            digits
-        }))
+        Ok(hex(&hasher.finalize()))
     })
     .await
-}
-
-fn unreadable(file: &FileStamp, error: &std::io::Error) -> String {
-    format!("the file `{}` cannot be read: {error}", file.path)
 }
 
 /// What is uploaded, ready to be read at any place.
@@ -97,7 +89,7 @@ impl Content {
                     // What was read is what was promised only if nobody wrote meanwhile; a file
                     // that became shorter is changed before it is unreadable.
                     check_unchanged(&file, &stamp)?;
-                    read.map_err(|error| unreadable(&stamp, &error))?;
+                    read.map_err(|error| told_of(&stamp, &error))?;
                     Ok(bytes)
                 })
                 .await

@@ -1,6 +1,5 @@
 //! The example files, and the order of parts that each way of bringing media comes to.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,9 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gq::mock::RecordedPart;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::support::{TestEnv, column};
+use crate::support::{TestEnv, column, hash};
 
 const README: &str = include_str!("../../README.md");
 
@@ -42,13 +40,6 @@ fn data(mime_type: &str, content: &[u8]) -> Part {
 
 fn segment(mime_type: &str, content: &[u8], metadata: Value) -> Part {
     Part::Data(mime_type.to_owned(), hash(content), metadata)
-}
-
-fn hash(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::new(), |mut digits, byte| {
-        write!(digits, "{byte:02x}").unwrap();
-        digits
-    })
 }
 
 fn seen(part: &RecordedPart) -> Part {

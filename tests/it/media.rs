@@ -5,9 +5,8 @@ use std::fs;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::support::{TestEnv, column};
+use crate::support::{TestEnv, column, hash};
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
 const WAV: &[u8] = b"RIFF\x24\0\0\0WAVEfmt sound";
@@ -35,14 +34,6 @@ fn sent(env: &TestEnv) -> Vec<Vec<String>> {
         format!("{} {}{metadata}", part.kind, what.unwrap_or_default())
     };
     env.mock().requests().iter().map(|call| call.parts.iter().map(word).collect()).collect()
-}
-
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
-}
-
-fn digit(half: u8) -> char {
-    char::from_digit(u32::from(half), 16).unwrap()
 }
 
 #[test]

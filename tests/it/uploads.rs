@@ -1,28 +1,19 @@
 //! Media that are too large for a request: uploaded once, shared, and mended when they are lost.
 
-use std::fmt::Write as _;
 use std::fs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::support::{LIMIT, TestEnv, column, wait_until};
+use crate::support::{LIMIT, TestEnv, column, hash, wait_until};
 
 /// A video of `size` bytes, no two blocks of which are the same.
 fn video(size: usize) -> Vec<u8> {
     let head = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom";
     let numbers = (0_u32..).flat_map(u32::to_be_bytes);
     head.iter().copied().chain(numbers).take(size).collect()
-}
-
-fn hash(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::new(), |mut digits, byte| {
-        write!(digits, "{byte:02x}").unwrap();
-        digits
-    })
 }
 
 /// A stand-in that is told `config`, two keys, and a video of 20,000 bytes.

@@ -71,7 +71,7 @@ fn content(length: usize) -> Vec<u8> {
 fn hash_of(content: &[u8]) -> String {
     use base64::Engine as _;
     use sha2::Digest as _;
-    let digits = parts::hex(&sha2::Sha256::digest(content));
+    let digits = crate::domain::hex::hex(&sha2::Sha256::digest(content));
     base64::engine::general_purpose::STANDARD.encode(digits)
 }
 

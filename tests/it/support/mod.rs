@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gq::domain::hex::hex;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
@@ -355,4 +357,9 @@ pub(crate) fn column(values: &[Value], name: &str) -> Vec<String> {
         other => other.to_string(),
     };
     values.iter().map(text).collect()
+}
+
+/// Returns the SHA-256 of `content` as hexadecimal digits.
+pub(crate) fn hash(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
 }
