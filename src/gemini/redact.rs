@@ -1,5 +1,7 @@
 //! Keeps secrets out of what a server says: applied before anything else looks at it.
 
+use std::mem;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
@@ -27,6 +29,71 @@ pub fn error_text(text: &str, secret: &str) -> String {
 /// Returns an answer's text without `secret`; one short enough to be a common word stays.
 pub fn answer_text(text: String, secret: &str) -> String {
     if secret.len() >= LONG && text.contains(secret) { text.replace(secret, MASK) } else { text }
+}
+
+/// Masks `secret` in texts that belong together, also where it runs from one into the next: the
+/// mask then stands where it began.
+pub fn answer_texts<'a>(texts: impl IntoIterator<Item = &'a mut String>, secret: &str) {
+    if secret.len() < LONG {
+        return;
+    }
+    let texts: Vec<_> = texts.into_iter().collect();
+    let whole: String = texts.iter().map(|text| text.as_str()).collect();
+    if !whole.contains(secret) {
+        return;
+    }
+    let mut starts = whole.match_indices(secret).map(|(start, _)| start).peekable();
+    let (mut at, mut clean_to) = (0, 0);
+    for text in texts {
+        let end = at + text.len();
+        clean_to = clean_to.max(at);
+        text.clear();
+        while let Some(start) = starts.next_if(|start| *start < end) {
+            text.extend([&whole[clean_to..start], MASK]);
+            clean_to = start + secret.len();
+        }
+        text.push_str(&whole[clean_to.min(end)..end]);
+        at = end;
+    }
+}
+
+/// Masks a secret in an answer that comes in pieces, as [`answer_text`] does in a whole one.
+pub struct Pieces<'a> {
+    secret: &'a str,
+    /// The end of what came, while it may be the beginning of the secret.
+    held: String,
+}
+
+impl<'a> Pieces<'a> {
+    /// Begins an answer.
+    pub fn new(secret: &'a str) -> Self {
+        Self { secret, held: String::new() }
+    }
+
+    /// Takes the next piece; returns what is free of the secret whatever comes.
+    pub fn push(&mut self, piece: &str) -> String {
+        if self.secret.len() < LONG {
+            return piece.to_owned();
+        }
+        self.held.push_str(piece);
+        let mut clean = String::with_capacity(self.held.len());
+        let mut rest = self.held.as_str();
+        while let Some((before, after)) = rest.split_once(self.secret) {
+            clean.extend([before, MASK]);
+            rest = after;
+        }
+        let begins = |length: &usize| rest.as_bytes().ends_with(&self.secret.as_bytes()[..*length]);
+        let longest = (1..self.secret.len()).rev().find(begins).unwrap_or(0);
+        let (free, held) = rest.split_at(rest.len() - longest);
+        clean.push_str(free);
+        self.held = held.to_owned();
+        clean
+    }
+
+    /// Returns what was held back, now that nothing more comes.
+    pub fn finish(&mut self) -> String {
+        mem::take(&mut self.held)
+    }
 }
 
 /// Returns a secret as it stands, in a URL, and in base64.
@@ -119,6 +186,9 @@ fn masked(
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -144,6 +214,62 @@ mod tests {
             ("AIzaSyCanary0123456789abcdefghijklmnopq", "It is [redacted]."),
         ] {
             assert_eq!(answer_text(format!("It is {secret}."), secret), told);
+        }
+    }
+
+    fn pieces(texts: &[String], secret: &str) -> String {
+        let mut pieces = Pieces::new(secret);
+        let mut heard: String = texts.iter().map(|text| pieces.push(text)).collect();
+        heard.push_str(&pieces.finish());
+        heard
+    }
+
+    fn texts(mut texts: Vec<String>, secret: &str) -> Vec<String> {
+        answer_texts(&mut texts, secret);
+        texts
+    }
+
+    #[test]
+    fn a_piece_is_held_back_only_while_it_may_begin_the_secret() {
+        let mut pieces = Pieces::new("sixteen-letters!");
+        for (piece, told) in [
+            ("ab", "ab"),
+            ("c six", "c "),
+            ("teen", ""),
+            ("sixteen", "sixteen"),
+            ("-letters!six", MASK),
+            ("ty", "sixty"),
+            ("sixteen-letters", ""),
+        ] {
+            assert_eq!(pieces.push(piece), told, "{piece}");
+        }
+        assert_eq!(pieces.finish(), "sixteen-letters");
+    }
+
+    #[test]
+    fn a_mask_stands_in_the_text_in_which_the_secret_begins() {
+        let secret = "sixteen-letters!";
+        for (given, told) in [
+            (vec!["a ", " b"], vec!["a ", " b"]),
+            (vec!["a six", "teen-letters! b"], vec!["a [redacted]", " b"]),
+            (vec!["six", "", "teen-", "letters!"], vec![MASK, "", "", ""]),
+            (vec!["sixteen-letters!six", "teen-letters!."], vec!["[redacted][redacted]", "."]),
+            (vec!["sixteen", "sixteen-letters!"], vec!["sixteen", MASK]),
+        ] {
+            let given = given.into_iter().map(str::to_owned).collect();
+            assert_eq!(texts(given, secret), told);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_secret_is_masked_alike_however_the_answer_is_cut(
+            pieces in vec("[ab]{0,9}|(ab){6,9}|aé", 0..9),
+            secret in "(ab){8}|a{15}b|(aab){6}|(éab){8}|ab",
+        ) {
+            let whole = answer_text(pieces.concat(), &secret);
+            prop_assert_eq!(self::pieces(&pieces, &secret), whole.as_str());
+            prop_assert_eq!(texts(pieces, &secret).concat(), whole);
         }
     }
 
