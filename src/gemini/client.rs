@@ -1,11 +1,12 @@
 //! One HTTP call.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
-use reqwest::{ClientBuilder, NoProxy, Proxy, Response};
+use reqwest::{ClientBuilder, NoProxy, Proxy, RequestBuilder, Response};
 
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::gemini::error::{classify, one_line};
@@ -136,20 +137,27 @@ impl Client {
 
     /// Sends one generateContent request; `body` goes out as it is.
     pub async fn generate(&self, key: &ApiKey, model: &str, body: String) -> Call {
-        let Some(header) = key.header() else {
+        let Some(request) = self.post(key, model, "generateContent", body) else {
             return unsendable();
         };
-        let path = model_path(model);
-        let request = self
-            .http
-            .post(format!("{}/v1beta/{path}:generateContent", self.base_url))
-            .header("x-goog-api-key", header)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body);
         match request.send().await {
             Ok(response) => read(response, key).await,
             Err(error) => not_sent(error),
         }
+    }
+
+    /// Returns the request that asks a model for something, unless the key can be no header.
+    pub(super) fn post(
+        &self,
+        key: &ApiKey,
+        model: &str,
+        method: &str,
+        body: String,
+    ) -> Option<RequestBuilder> {
+        let url = format!("{}/v1beta/{}:{method}", self.base_url, model_path(model));
+        let request = self.http.post(url).header("x-goog-api-key", key.header()?);
+        let json = HeaderValue::from_static("application/json");
+        Some(request.header(CONTENT_TYPE, json).body(body))
     }
 
     /// Asks the API whether the key is good, by the cheapest call there is.
@@ -245,27 +253,41 @@ pub(super) async fn read(mut response: Response, key: &ApiKey) -> Call {
 pub(super) async fn read_body(response: &mut Response) -> (Vec<u8>, Option<Call>) {
     let expected = response.content_length().and_then(|length| usize::try_from(length).ok());
     let mut body = Vec::with_capacity(expected.unwrap_or(0).min(LARGEST_GUESS));
+    let fault = each_chunk(response, |chunk| {
+        body.extend_from_slice(chunk);
+        ControlFlow::Continue(())
+    });
+    let fault = fault.await;
+    (body, fault)
+}
+
+/// Hands a body over as it comes, until `take` has enough; returns what went wrong on the way.
+pub(super) async fn each_chunk(
+    response: &mut Response,
+    mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> Option<Call> {
+    let mut length = 0;
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => {
-                body.extend_from_slice(&chunk);
+            Ok(Some(chunk)) => {
+                length += chunk.len();
+                if length > LONGEST_ANSWER {
+                    let message = "the answer is longer than 256 MB".to_owned();
+                    let kind = ErrorKind::MalformedResponse;
+                    return Some(Call::without_answer(kind, message, Paid::Maybe));
+                }
+                if take(&chunk).is_break() {
+                    return None;
+                }
             }
-            Ok(Some(_)) => {
-                let message = "the answer is longer than 256 MB".to_owned();
-                let kind = ErrorKind::MalformedResponse;
-                return (body, Some(Call::without_answer(kind, message, Paid::Maybe)));
-            }
-            Ok(None) => return (body, None),
-            Err(error) => {
-                let what = "the answer was cut";
-                return (body, Some(broken(error, what, Paid::Maybe)));
-            }
+            Ok(None) => return None,
+            Err(error) => return Some(broken(error, "the answer was cut", Paid::Maybe)),
         }
     }
 }
 
 impl Call {
-    fn map_message(mut self, change: impl FnOnce(String) -> String) -> Self {
+    pub(super) fn map_message(mut self, change: impl FnOnce(String) -> String) -> Self {
         self.message = self.message.map(change);
         self
     }

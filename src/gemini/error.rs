@@ -46,6 +46,34 @@ impl Call {
         }
     }
 
+    /// Returns a 200 whose body is no answer; `what` says of it what it is.
+    pub(super) fn malformed(what: &str) -> Self {
+        let outcome = Outcome::Failed(ErrorKind::MalformedResponse);
+        Self::refused(200, outcome, format!("the answer's body {what}"))
+    }
+
+    /// Returns a stream that ended before its answer did.
+    pub(super) fn stopped_short() -> Self {
+        let message = "the stream ended before the answer did".to_owned();
+        let call = Self::without_answer(ErrorKind::Network, message, Paid::Maybe);
+        Self { http_status: Some(200), ..call }
+    }
+
+    /// Returns the call with what `body` holds besides what came of it.
+    pub(super) fn keeping(self, body: &str) -> Self {
+        let raw = Some(minify(body));
+        match Answer::read(body) {
+            Some(answer) => Self {
+                raw,
+                usage: answer.usage(),
+                model_version: answer.model_version(),
+                finish_reason: answer.finish_reason(),
+                ..self
+            },
+            None => Self { raw, ..self },
+        }
+    }
+
     fn refused(status: u16, outcome: Outcome, message: String) -> Self {
         let paid = if status >= 500 || status == 200 { Paid::Maybe } else { Paid::No };
         Self {
@@ -102,12 +130,22 @@ fn classify_error(status: u16, error: &ApiError, retry_after: Option<Duration>) 
 }
 
 fn classify_success(body: &str) -> Call {
-    let answer = Answer::read(body).filter(|answer| answer.error.is_none());
-    let Some(answer) = answer else {
-        return classify_no_answer(body);
-    };
-    let (outcome, message) = judge(&answer);
-    let finish = answer.candidates.first().and_then(|first| first.finish_reason.as_deref());
+    match Answer::read(body).filter(|answer| answer.error.is_none()) {
+        Some(answer) => classify_answer(&answer, body),
+        None => classify_no_answer(body),
+    }
+}
+
+/// Reads what a stream's events came to; without a sign of its end the answer was cut.
+pub(super) fn classify_stream(body: &str) -> Call {
+    match Answer::read(body) {
+        Some(answer) if !answer.has_ended() => Call::stopped_short().keeping(body),
+        _ => classify_success(body),
+    }
+}
+
+fn classify_answer(answer: &Answer<'_>, body: &str) -> Call {
+    let (outcome, message) = judge(answer);
     Call {
         outcome,
         http_status: Some(200),
@@ -116,7 +154,7 @@ fn classify_success(body: &str) -> Call {
         usage: answer.usage(),
         raw: Some(minify(body)),
         model_version: answer.model_version(),
-        finish_reason: finish.map(str::to_owned),
+        finish_reason: answer.finish_reason(),
     }
 }
 
@@ -138,8 +176,7 @@ fn classify_no_answer(body: &str) -> Call {
         () if body.trim().is_empty() => "is empty",
         () => "is no JSON, or was cut",
     };
-    let outcome = Outcome::Failed(ErrorKind::MalformedResponse);
-    Call { raw, ..Call::refused(200, outcome, format!("the answer's body {what}")) }
+    Call { raw, ..Call::malformed(what) }
 }
 
 /// Decides whether a 200 is an answer, and says what is wrong if not.

@@ -125,6 +125,16 @@ impl<'a> Answer<'a> {
         self.model_version.as_deref().map(str::to_owned)
     }
 
+    pub(super) fn finish_reason(&self) -> Option<String> {
+        self.candidates.first()?.finish_reason.as_deref().map(str::to_owned)
+    }
+
+    /// Returns whether the API says that nothing more comes.
+    pub(super) fn has_ended(&self) -> bool {
+        self.candidates.first().is_some_and(|first| first.finish_reason.is_some())
+            || self.prompt_feedback.as_ref().is_some_and(|said| said.block_reason.is_some())
+    }
+
     fn parts(&self) -> &[Part<'a>] {
         self.candidates
             .first()
@@ -232,11 +242,7 @@ pub fn summarize(raw: &str) -> Option<AnswerSummary> {
     Some(AnswerSummary {
         text: answer.text(),
         media: answer.media(),
-        finish_reason: answer
-            .candidates
-            .first()
-            .and_then(|candidate| candidate.finish_reason.as_deref())
-            .map(str::to_owned),
+        finish_reason: answer.finish_reason(),
         model_version: answer.model_version(),
         usage: answer.usage(),
     })
