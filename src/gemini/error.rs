@@ -136,10 +136,14 @@ fn classify_success(body: &str) -> Call {
     }
 }
 
-/// Reads what a stream's events came to; without a sign of its end the answer was cut.
-pub(super) fn classify_stream(body: &str) -> Call {
+/// Reads what a stream's events came to; `fault` is what ended it before its time. Once the API has
+/// said that the answer is all there it is paid for, and nothing that breaks afterwards takes it
+/// away; without that word it was cut.
+pub(super) fn classify_stream(body: &str, fault: Option<Call>) -> Call {
     match Answer::read(body) {
-        Some(answer) if !answer.has_ended() => Call::stopped_short().keeping(body),
+        Some(answer) if !answer.has_ended() => {
+            fault.unwrap_or_else(Call::stopped_short).keeping(body)
+        }
         _ => classify_success(body),
     }
 }

@@ -131,10 +131,7 @@ impl<'a, H: FnMut(&str)> Stream<'a, H> {
             // Alone, it is read whatever came before it.
             return classify(200, None, &format!("{{\"error\":{error}}}")).keeping(raw);
         }
-        match fault.or(self.garbled.take()) {
-            Some(call) => call.keeping(raw),
-            None => classify_stream(raw),
-        }
+        classify_stream(raw, fault.or(self.garbled.take()))
     }
 }
 

@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_event_is_complete_at_its_blank_line() {
-        for end in ["\n\n", "\r\r", "\r\n\r", "\r\n\r\n"] {
+        for end in ["\n\n", "\r\r", "\r\n\r", "\r\n\n", "\r\n\r\n"] {
             let mut events = Events::default();
             assert_eq!(events.push(b"data: a"), [b""; 0]);
             assert_eq!(events.push(end.as_bytes()), [b"a"], "{end:?}");
