@@ -143,6 +143,7 @@ fn job(number: u32) -> NewJob {
         priority: 0,
         max_attempts: 5,
         not_before: None,
+        stream: false,
         request: format!(r#"{{"contents":[{{"parts":[{{"text":"{number}"}}]}}]}}"#),
         media: Vec::new(),
         metadata: None,

@@ -100,6 +100,11 @@ pub(crate) enum Command {
     ///
     /// Run again after an interruption, it goes on where it was.
     Run(Box<RunArgs>),
+    /// Ask one question and print the answer as it comes
+    ///
+    /// It goes before everything else in the queue. A worker that runs answers it; where none does,
+    /// or all are busy, this process does so itself, under the same keys and limits.
+    Ask(Box<AskArgs>),
     /// Print finished jobs in input order
     Results(ResultsArgs),
     /// Show one job with its attempts
@@ -120,8 +125,6 @@ pub(crate) enum Command {
     Mock(MockArgs),
     /// Print a completion script
     Completions(CompletionsArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Ask(AskArgs),
 }
 
 /// Flags of `gq enqueue`.
@@ -279,11 +282,40 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// Whatever follows `gq ask`.
+/// Flags of `gq ask`.
 #[derive(Debug, Args)]
 pub(crate) struct AskArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub(crate) rest: Vec<String>,
+    /// Question; `-` means stdin, and what is piped beside a question follows it as a file
+    pub(crate) prompt: Option<String>,
+    /// Audio file to ask about; may be given several times, as the next three
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audio: Vec<PathBuf>,
+    /// Image file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Video file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) video: Vec<PathBuf>,
+    /// Other file, such as a PDF or text
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+    /// System instruction
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Response schema: a JSON Schema, or the API's own form with types in upper case
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// How long to wait for the answer at most
+    #[arg(long, value_name = "DURATION", default_value = "300s", value_parser = config::duration)]
+    pub(crate) timeout: Duration,
+    /// Form of the output: the text as it comes, or the result as one JSON object
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: Report,
+    /// Fail if the text is cut by the output limit
+    #[arg(long)]
+    pub(crate) reject_truncated: bool,
+    #[command(flatten)]
+    pub(crate) pacing: PacingArgs,
 }
 
 #[cfg(test)]

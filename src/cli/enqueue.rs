@@ -84,8 +84,9 @@ pub(crate) async fn enqueue(
         model: context.model()?,
         priority: options.priority.unwrap_or(0),
         max_attempts: options.max_attempts.unwrap_or(5),
-        not_before: None,
         schema: options.schema.as_deref().map(read_schema).transpose()?,
+        stream: options.stream,
+        ..Defaults::default()
     };
     if let Some(path) = &options.rejects {
         let read = files.iter().map(PathBuf::as_path).chain([context.database.as_path()]);
@@ -111,7 +112,7 @@ pub(crate) async fn enqueue(
     Ok(stored)
 }
 
-fn read_schema(path: &Path) -> Result<DefaultSchema> {
+pub(crate) fn read_schema(path: &Path) -> Result<DefaultSchema> {
     let bad = |reason: &dyn Display| {
         let message = format!("cannot use `{}` as a response schema: {reason}", path.display());
         Failure::new(ExitStatus::Usage, message).hint("nothing was stored")

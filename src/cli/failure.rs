@@ -4,6 +4,7 @@ use std::io;
 
 use gq::config::ConfigError;
 use gq::intake::IntakeError;
+use gq::queue::QueueError;
 use gq::store::StoreError;
 
 use super::exit::ExitStatus;
@@ -39,13 +40,30 @@ impl From<ConfigError> for Failure {
     }
 }
 
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
+impl From<&StoreError> for Failure {
+    fn from(error: &StoreError) -> Self {
         let status = match error {
             StoreError::Conflict { .. } => ExitStatus::Usage,
             _ => ExitStatus::Failure,
         };
-        Self { hint: hint(&error).map(str::to_owned), ..Self::new(status, with_causes(&error)) }
+        Self { hint: hint(error).map(str::to_owned), ..Self::new(status, with_causes(error)) }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Refused(reason) => Self::new(ExitStatus::Usage, reason),
+            QueueError::NoSuchTask(_) => Self::new(ExitStatus::NotFound, error.to_string()),
+            QueueError::Store(error) => Self::from(&*error),
+            other => Self::new(ExitStatus::Failure, with_causes(&other)),
+        }
     }
 }
 

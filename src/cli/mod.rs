@@ -1,6 +1,7 @@
 //! The command line: flags, commands, what they print and how they exit.
 
 pub(crate) mod args;
+mod ask;
 mod context;
 mod enqueue;
 pub(crate) mod exit;
@@ -13,6 +14,7 @@ mod progress;
 mod results;
 pub(crate) mod settings;
 mod signals;
+mod speak;
 mod uploads;
 mod work;
 
@@ -67,6 +69,7 @@ async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
         Command::Enqueue(args) => enqueue::run(context, args).await,
         Command::Work(args) => work::run(context, args).await,
         Command::Run(args) => work::run_file(context, args).await,
+        Command::Ask(args) => ask::run(context, args).await,
         Command::Results(args) => results::run(context, args).await,
         Command::Show(args) => results::show(context, args).await,
         Command::Status(args) => manage::status(context, args).await,
@@ -82,8 +85,6 @@ async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
             context.out.data(&String::from_utf8_lossy(&script))?;
             Ok(ExitStatus::Done)
         }
-        // `args::refused` has said so.
-        Command::Ask(_) => Ok(ExitStatus::Usage),
     }
 }
 

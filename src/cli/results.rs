@@ -4,10 +4,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use gq::domain::outcome::ErrorKind;
 use gq::domain::output;
-use gq::domain::view::{JobState, JobView};
-use gq::gemini::wire;
+use gq::domain::view::JobState;
+use gq::queue::Answer;
 use gq::store::{Access, ResultFilter, Store};
 use tokio::time::Instant;
 
@@ -60,9 +59,13 @@ pub(crate) async fn known(store: &Store, filter: &ResultFilter) -> Result<()> {
         return Err(Failure::new(ExitStatus::NotFound, format!("there is no batch `{name}`")));
     }
     match store.unknown_tasks(filter).await?.first() {
-        Some(task) => Err(Failure::new(ExitStatus::NotFound, format!("there is no task `{task}`"))),
+        Some(task) => Err(no_task(task)),
         None => Ok(()),
     }
+}
+
+fn no_task(task: &str) -> Failure {
+    Failure::new(ExitStatus::NotFound, format!("there is no task `{task}`"))
 }
 
 async fn wait(
@@ -160,31 +163,30 @@ async fn write(
     let mut after = Some(0);
     while let Some(from) = after {
         let page = store.results(filter, from).await?;
-        for job in &page.jobs {
-            rows.row(&row(job, full, media)?)?;
+        for job in page.jobs {
+            rows.row(&row(Answer::of(job), full, media)?)?;
         }
         after = page.next;
     }
     Ok(rows.finish()?)
 }
 
-/// Reads what a job's stored answer says.
-fn row<'a>(job: &'a JobView, full: bool, media: &mut MediaFolder<'_>) -> Result<ResultRow<'a>> {
-    let answer = job.raw.as_deref().and_then(wire::summarize).unwrap_or_default();
-    let succeeded = job.state == JobState::Succeeded;
-    let misfit = job.state == JobState::Failed
-        && job.error.as_ref().is_some_and(|error| error.kind == ErrorKind::InvalidOutput);
-    let response = answer.text.filter(|_| succeeded || misfit);
-    let value = response.as_deref().filter(|_| succeeded);
-    Ok(ResultRow {
-        job,
-        parsed: job.output.map(|form| value.and_then(|text| output::parsed(form, text))),
-        response,
-        media: if succeeded { media.take(job, answer.media)? } else { Vec::new() },
-        finish_reason: answer.finish_reason,
-        model_version: answer.model_version,
-        full,
-    })
+/// Prints one result by itself.
+pub(crate) fn print_one(context: &mut Context, answer: Answer, format: ResultFormat) -> Result<()> {
+    let layout = Layout { format, single: true, full: false };
+    let mut rows = ResultsWriter::new(layout, context.out.rows())?;
+    rows.row(&row(answer, false, &mut MediaFolder::default())?)?;
+    Ok(rows.finish()?)
+}
+
+/// Returns the row of a job, with its media written where that is asked for.
+fn row(mut answer: Answer, full: bool, media: &mut MediaFolder<'_>) -> Result<ResultRow> {
+    let media = media.take(&answer.job, std::mem::take(&mut answer.media))?;
+    let succeeded = answer.job.state == JobState::Succeeded;
+    let value = answer.response.as_deref().filter(|_| succeeded);
+    let form = answer.job.output;
+    let parsed = form.map(|form| value.and_then(|text| output::parsed(form, text)));
+    Ok(ResultRow { answer, media, parsed, full })
 }
 
 /// `gq show`: one job with its attempts.
@@ -196,16 +198,18 @@ pub(crate) async fn show(context: &mut Context, args: &ShowArgs) -> Result<ExitS
         states: Vec::new(),
     };
     known(&store, &filter).await?;
-    let page = store.results(&filter, 0).await?;
+    let mut page = store.results(&filter, 0).await?;
     // A page can end early only before a further job.
-    let ([job], None) = (page.jobs.as_slice(), page.next) else {
+    if page.jobs.len() > 1 || page.next.is_some() {
         let batches: Vec<&str> = page.jobs.iter().map(|job| job.batch.as_str()).collect();
         let message = format!("several batches have a task `{}`", args.task_id);
         return Err(Failure::new(ExitStatus::Usage, message)
             .hint(format!("name one with `--batch`: {}", batches.join(", "))));
-    };
+    }
+    // Nothing holds a job in place between two looks.
+    let Some(job) = page.jobs.pop() else { return Err(no_task(&args.task_id)) };
     let attempts = store.attempts(&job.task_id, &job.batch).await?;
-    let row = row(job, false, &mut MediaFolder::default())?;
+    let row = row(Answer::of(job), false, &mut MediaFolder::default())?;
     let text = match args.format {
         Report::Json => show::json_value(&row, &attempts)?,
         Report::Text => show::text(&row, &attempts, &chrono::Local),

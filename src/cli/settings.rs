@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use gq::config::{self, ConfigError, Environment};
+use gq::domain::input::DEFAULT_MODEL;
 use gq::domain::pacing::{Pace, Pacing};
 
 use super::args::{GlobalArgs, PacingArgs};
 
 const DEFAULT_DB: &str = "gq.db";
-const DEFAULT_MODEL: &str = "gemini-flash-latest";
 /// Variables of flags that a later version brings.
 const NOT_YET: [&str; 3] = ["GQ_RPM", "GQ_TPM", "GQ_RPD"];
 

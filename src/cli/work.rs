@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use gq::domain::pacing::Pacing;
-use gq::domain::slot::Rests;
+use gq::domain::view::Counts;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
-use gq::store::{Budget, Policy, ResultFilter, Store};
+use gq::store::{ResultFilter, Scope, Store};
 use gq::worker::{Finish, WorkerOptions};
 use tokio::net::TcpListener;
 
@@ -14,6 +14,7 @@ use super::args::{RunArgs, WorkArgs, WorkOptions};
 use super::context::{Api, Context, no_key};
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
+use super::output::Output;
 use super::progress::Progress;
 use super::signals::Stop;
 use super::{enqueue, results, settings};
@@ -46,7 +47,7 @@ fn ended(args: &WorkArgs, stop: &Stop) -> ExitStatus {
     if args.options.drain { stop.exit_status() } else { ExitStatus::Done }
 }
 
-async fn close(store: &Store) -> Result<()> {
+pub(crate) async fn close(store: &Store) -> Result<()> {
     match tokio::time::timeout(CLOSING, store.close()).await {
         Ok(closed) => Ok(closed?),
         // All that was to be stored is; the log is read in again at the next start.
@@ -122,10 +123,10 @@ async fn work(
     stop: &Stop,
 ) -> Result<ExitStatus> {
     let scope = match batch {
-        Some(name) => Some(store.batch_id(name).await?.ok_or_else(|| {
+        Some(name) => Scope::Batch(store.batch_id(name).await?.ok_or_else(|| {
             Failure::new(ExitStatus::NotFound, format!("there is no batch `{name}`"))
         })?),
-        None => None,
+        None => Scope::All,
     };
     let visible = context.args.progress || (context.out.stderr_is_terminal && !context.args.quiet);
     let progress = Progress::start(visible);
@@ -136,12 +137,22 @@ async fn work(
     progress.end();
     let filter = ResultFilter { batch: batch.map(str::to_owned), ..ResultFilter::default() };
     let counts = store.count(&filter).await?;
-    Ok(match finish? {
+    ending(&context.out, finish?, &counts, stop)
+}
+
+/// Returns how a command ends whose worker ended like this, with these jobs in scope.
+pub(crate) fn ending(
+    out: &Output,
+    finish: Finish,
+    counts: &Counts,
+    stop: &Stop,
+) -> Result<ExitStatus> {
+    Ok(match finish {
         Finish::Drained if counts.failed + counts.cancelled > 0 => ExitStatus::SomeFailed,
         Finish::Drained => ExitStatus::Done,
         Finish::Stopped => stop.exit_status(),
         Finish::Exhausted => {
-            context.out.warning("every key that could go on rests; the rest is left for later");
+            out.warning("every key that could go on rests; the rest is left for later");
             ExitStatus::TryAgainLater
         }
         Finish::NoUsableKey => {
@@ -152,7 +163,7 @@ async fn work(
             .hint("`gq keys` tells why; `gq keys reset` makes them available again"));
         }
         Finish::BudgetReached => {
-            context.out.warning("the budget is used up; the rest is left");
+            out.warning("the budget is used up; the rest is left");
             ExitStatus::BudgetUsedUp
         }
         Finish::LocationRefused => {
@@ -168,39 +179,16 @@ async fn work(
 fn worker_options(
     options: &WorkOptions,
     pacing: &Pacing,
-    batch: Option<i64>,
+    scope: Scope,
     api: &Api,
 ) -> WorkerOptions {
-    let limit =
-        |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-    WorkerOptions {
-        workers: usize::from(options.workers),
-        drain: options.drain,
-        policy: Policy {
-            batch,
-            lease: options.lease.max(Duration::from_secs(1)),
-            rests: Rests {
-                exhausted_wait: pacing.exhausted_wait,
-                fully_exhausted_wait: pacing.fully_exhausted_wait,
-                max_exhausted_retries: i64::from(pacing.max_exhausted_retries),
-            },
-            key_cooldown: pacing.key_cooldown,
-            api_call_interval: pacing.api_call_interval,
-            on_unknown: pacing.on_unknown,
-            budget: Budget {
-                calls: limit(pacing.max_requests),
-                tokens: limit(pacing.max_tokens),
-                cost: pacing.max_cost,
-            },
-            inline_limit: pacing.inline_limit,
-            api: api.client.base_url().clone(),
-        },
-        worker_cooldown: pacing.worker_cooldown,
-        grace: options.grace,
-        on_exhausted: pacing.on_exhausted,
-        reject_truncated: options.reject_truncated,
-        processing_limit: pacing.request_timeout,
-        poll_interval: options.poll_interval.max(Duration::from_millis(1)),
-        keys: api.keys.clone(),
-    }
+    let mut worker = WorkerOptions::new(scope, pacing, &api.client, api.keys.clone());
+    worker.workers = usize::from(options.workers);
+    worker.reserve = usize::from(options.reserve);
+    worker.drain = options.drain;
+    worker.policy.lease = options.lease.max(Duration::from_secs(1));
+    worker.grace = options.grace;
+    worker.reject_truncated = options.reject_truncated;
+    worker.poll_interval = options.poll_interval.max(Duration::from_millis(1));
+    worker
 }

@@ -20,6 +20,9 @@ pub use default_schema::DefaultSchema;
 pub use media::{FoundFile, Look, MediaSource, NewMedia};
 pub use settings::model_name;
 
+/// The model of lines and callers that name none.
+pub const DEFAULT_MODEL: &str = "gemini-flash-latest";
+
 /// What a line gets that does not say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
@@ -33,6 +36,21 @@ pub struct Defaults {
     pub not_before: Option<Timestamp>,
     /// The response schema.
     pub schema: Option<DefaultSchema>,
+    /// Whether text is stored as it comes.
+    pub stream: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            model: DEFAULT_MODEL.to_owned(),
+            priority: 0,
+            max_attempts: 5,
+            not_before: None,
+            schema: None,
+            stream: false,
+        }
+    }
 }
 
 /// A job as its line describes it.
@@ -50,6 +68,8 @@ pub struct NewJob {
     pub max_attempts: u32,
     /// The time before which the job must not start.
     pub not_before: Option<Timestamp>,
+    /// Whether its text is stored as it comes.
+    pub stream: bool,
     /// The `GenerateContentRequest` as JSON text exactly as it will be sent.
     pub request: String,
     /// Media that go into the request when it is sent, in the order of their places.
@@ -74,7 +94,7 @@ impl NewJob {
 }
 
 /// The fields that may stand beside `request`.
-const BESIDE_REQUEST: [Field; 8] = [
+const BESIDE_REQUEST: [Field; 9] = [
     Field::Key,
     Field::Request,
     Field::Metadata,
@@ -83,6 +103,7 @@ const BESIDE_REQUEST: [Field; 8] = [
     Field::Priority,
     Field::MaxAttempts,
     Field::NotBefore,
+    Field::Stream,
 ];
 
 /// Reads one line; `None` where it is blank.
@@ -112,6 +133,7 @@ pub fn parse_line(
         priority: settings::priority(&fields, defaults)?,
         max_attempts: settings::max_attempts(&fields, defaults)?,
         not_before: settings::not_before(&fields, defaults)?,
+        stream: settings::stream(&fields, defaults)?,
         request: request.text,
         media: request.media,
         metadata: metadata.map(str::to_owned),
@@ -128,7 +150,6 @@ fn request_of(fields: &Fields<'_>, look: Look<'_>) -> Result<(Built, Option<Stri
         if fields.get(Field::Key).is_some() {
             return Err("`key` belongs to a line with a `request`; use `task_id`".to_owned());
         }
-        settings::stream(fields)?;
         return Ok((request::from_prompt(fields, look)?, None));
     };
     let mut beside = fields.given().filter(|field| !BESIDE_REQUEST.contains(field));
@@ -181,6 +202,9 @@ fn digest(job: &NewJob, media: &str) -> Result<[u8; 16], String> {
     {
         content.push('\0');
         content.push_str(setting);
+    }
+    if job.stream {
+        content.push_str("\0stream");
     }
     content.push_str(media);
     let hash = Sha256::digest(content.as_bytes());

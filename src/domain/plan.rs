@@ -40,6 +40,9 @@ pub struct OpenSlot {
 pub struct Bounds {
     /// Calls that may start in this turn at most.
     pub calls: usize,
+    /// Those of them that jobs with a priority of 0 or less may take: the rest is kept for jobs
+    /// that somebody waits for.
+    pub bulk: usize,
     /// Whether a key takes one call at a time, because it rests after each.
     pub one_call_a_key: bool,
 }
@@ -122,10 +125,13 @@ impl Slots {
         let is_free =
             |slot: &OpenSlot| slot.room > 0 && !(one_call_a_key && self.used.contains(&slot.key));
         let open = slots.iter_mut().filter(|slot| has_all(slot) && is_free(slot));
-        let slot = open.min_by_key(|slot| burden(slot)).filter(|_| self.bounds.calls > 0)?;
+        let is_bulk = job.priority <= 0;
+        let may_start = self.bounds.calls > 0 && (self.bounds.bulk > 0 || !is_bulk);
+        let slot = open.min_by_key(|slot| burden(slot)).filter(|_| may_start)?;
         slot.room -= 1;
         slot.in_flight += 1;
         self.bounds.calls -= 1;
+        self.bounds.bulk -= usize::from(is_bulk);
         self.used.insert(slot.key);
         Some(Place::Call(slot.key))
     }
@@ -146,7 +152,7 @@ mod tests {
     }
 
     fn bounds(calls: usize) -> Bounds {
-        Bounds { calls, one_call_a_key: false }
+        Bounds { calls, bulk: calls, one_call_a_key: false }
     }
 
     #[test]
@@ -154,6 +160,19 @@ mod tests {
         let jobs = vec![job(1, 1, 0), job(2, 1, 5), job(3, 1, 0)];
         let grants = plan(jobs, &[slot(7, 1, 10)], bounds(2)).calls;
         assert_eq!(grants.iter().map(|grant| grant.job).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn places_are_kept_for_jobs_that_somebody_waits_for() {
+        let jobs = || vec![job(1, 1, 0), job(2, 1, -1), job(3, 1, 1), job(4, 1, 0)];
+        let kept = |bulk| {
+            let bounds = Bounds { bulk, ..bounds(3) };
+            let calls = plan(jobs(), &[slot(7, 1, 9)], bounds).calls;
+            calls.iter().map(|grant| grant.job).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(2), [3, 1, 4]);
+        assert_eq!(kept(1), [3, 1]);
+        assert_eq!(kept(0), [3]);
     }
 
     #[test]
@@ -228,14 +247,16 @@ mod tests {
         fn no_plan_breaks_a_bound(
             jobs in proptest::collection::vec((1_i64..4, -2_i64..3), 0..40),
             slots in proptest::collection::vec((1_i64..5, 1_i64..4, 0_usize..4), 0..12),
-            calls in 0_usize..20, one_call_a_key: bool,
+            calls in 0_usize..20, bulk in 0_usize..20, one_call_a_key: bool,
         ) {
             let jobs: Vec<_> = (0_i64..).zip(jobs).map(|(id, (model, priority))| job(id, model, priority)).collect();
             let mut seen = std::collections::HashSet::new();
             let slots: Vec<_> = slots.into_iter().map(|(key, model, room)| slot(key, model, room))
                 .filter(|slot| seen.insert((slot.key, slot.model))).collect();
-            let grants = plan(jobs.clone(), &slots, Bounds { calls, one_call_a_key }).calls;
+            let grants = plan(jobs.clone(), &slots, Bounds { calls, bulk, one_call_a_key }).calls;
             prop_assert!(grants.len() <= calls);
+            let is_bulk = |job: i64| jobs[usize::try_from(job).unwrap()].priority <= 0;
+            prop_assert!(grants.iter().filter(|grant| is_bulk(grant.job)).count() <= bulk);
             let mut started = std::collections::HashSet::new();
             let mut left: std::collections::HashMap<_, _> =
                 slots.iter().map(|slot| ((slot.key, slot.model), slot.room)).collect();
@@ -249,7 +270,8 @@ mod tests {
                 prop_assert!(keys.insert(grant.key) || !one_call_a_key);
             }
             if grants.len() < calls && !one_call_a_key {
-                for job in jobs.iter().filter(|job| !started.contains(&job.job)) {
+                let left_out = |job: &&Candidate| job.priority > 0 && !started.contains(&job.job);
+                for job in jobs.iter().filter(left_out) {
                     prop_assert!(left.iter().all(|((_, model), room)| *model != job.model || *room == 0));
                 }
             }

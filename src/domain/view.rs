@@ -96,6 +96,8 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// When a pending job is due.
     pub due_at: Timestamp,
+    /// The text so far of a streaming job that is not finished.
+    pub text: Option<String>,
     /// In which form the answer holds a value, where the request has a schema.
     pub output: Option<OutputForm>,
 }

@@ -151,6 +151,7 @@ mod tests {
             priority: 0,
             max_attempts: 1,
             not_before: None,
+            stream: false,
             request: String::new(),
             media: Vec::new(),
             metadata: None,

@@ -4,7 +4,7 @@
 //! input. Knows what a line means only through `domain::input`; stores and prints nothing.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::domain::input::{Defaults, NewJob, parse_line};
@@ -77,9 +77,21 @@ struct Reading {
 
 impl Reading {
     fn line(&self, line: &Line<'_>, number: u64) -> Result<Option<NewJob>, String> {
-        let look = |kind, path: &str| media::look(&self.folder, kind, path);
-        parse_line(line.read()?, number, &self.defaults, &look)
+        read_job(line.read()?, number, &self.defaults, &self.folder)
     }
+}
+
+/// Reads one line whose paths start from `folder`; `None` where it is blank.
+///
+/// # Errors
+/// The reason for people, without the line's number.
+pub fn read_job(
+    text: &str,
+    line: u64,
+    defaults: &Defaults,
+    folder: &Path,
+) -> Result<Option<NewJob>, String> {
+    parse_line(text, line, defaults, &|kind, path: &str| media::look(folder, kind, path))
 }
 
 /// What is found in one chunk of lines.

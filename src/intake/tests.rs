@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 
 fn defaults() -> Defaults {
-    Defaults { model: "m".to_owned(), priority: 0, max_attempts: 5, not_before: None, schema: None }
+    Defaults { model: "m".to_owned(), ..Defaults::default() }
 }
 
 struct Folder(TempDir);

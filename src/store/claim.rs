@@ -9,10 +9,11 @@ use crate::domain::plan::{self, Bounds, Candidate, Grant, OpenSlot};
 use crate::domain::slot::Slot;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
+use crate::store::due::{self, Scope, State};
 use crate::store::keys::{self, KeyRow};
 use crate::store::needs::{Needs, Room};
 use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, TurnRequest, UsedUp, WorkerId};
-use crate::store::{StoreError, bulk, media, settle};
+use crate::store::{StoreError, bulk, settle};
 
 /// How many due jobs are looked at beyond those that may start, where some may have to wait for
 /// uploads.
@@ -28,28 +29,29 @@ pub(super) async fn claim(
     report: &mut TurnReport,
 ) -> Result<(), StoreError> {
     let now = moment.now;
-    let (counts, used, next_call_at) = scope(connection, policy.batch).await?;
+    let State { counts, used, next_call_at, has_media, .. } =
+        due::state(connection, policy.scope).await?;
     report.counts = counts;
     let all = keys::all(connection).await?;
     let own: Vec<KeyRow> = all.into_iter().filter(|key| request.keys.contains(&key.id)).collect();
     report.keys_alive = own.iter().filter(|key| key.is_alive()).count();
     let left = budget_left(policy, &used, counts.running);
     report.budget_reached = left == 0;
-    if counts.pending == 0 {
+    if counts.pending == 0 || request.capacity == 0 {
         return Ok(());
     }
     let mut calls = request.capacity.min(left);
     let mut wake = Wake::default();
     if !policy.api_call_interval.is_zero() && calls > 0 {
-        let due = keys::rest_end(Timestamp(next_call_at), policy.api_call_interval + STARTING, now);
+        let due = keys::rest_end(next_call_at, policy.api_call_interval + STARTING, now);
         calls = usize::from(due.is_none());
         if let Some(due) = due {
             wake.at(due);
         }
     }
     let open = open_slots(connection, &own, policy, now, request.capacity, &mut wake).await?;
-    let ahead = if calls > 0 && media::any(connection).await? { AHEAD } else { 0 };
-    let look = Look { batch: policy.batch, now, calls, ahead };
+    let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
+    let look = Look { scope: policy.scope, now, calls, ahead };
     let mut candidates = candidates(connection, look, &open, &mut wake).await?;
     report.waiting = wake.waiting(&candidates, &open);
     report.wake_at = wake.earliest;
@@ -57,7 +59,8 @@ pub(super) async fn claim(
     if ahead > 0 {
         needs = Needs::read(connection, &mut candidates, policy, now).await?;
     }
-    let bounds = Bounds { calls, one_call_a_key: !policy.key_cooldown.is_zero() };
+    let one_call_a_key = !policy.key_cooldown.is_zero();
+    let bounds = Bounds { calls, bulk: request.bulk, one_call_a_key };
     let plan = plan::plan(candidates, &open.slots, bounds);
     let claimant = Claimant {
         worker: request.worker,
@@ -98,7 +101,7 @@ impl Claimant {
 /// Which due jobs are looked for.
 #[derive(Debug, Clone, Copy)]
 struct Look {
-    batch: Option<i64>,
+    scope: Scope,
     now: Timestamp,
     /// Calls that may start.
     calls: usize,
@@ -118,33 +121,6 @@ fn budget_left(policy: &Policy, used: &UsedUp, running: i64) -> usize {
         return usize::MAX;
     };
     usize::try_from((limit - used.calls - running).max(0)).unwrap_or(usize::MAX)
-}
-
-/// Reads counts and budget of the scope, and when the next call may start.
-async fn scope(
-    connection: &mut SqliteConnection,
-    batch: Option<i64>,
-) -> Result<(Counts, UsedUp, i64), StoreError> {
-    let row: (i64, i64, i64, i64, i64, i64, i64, i64, i64) = sqlx::query_as(
-        "SELECT coalesce(sum(pending), 0), coalesce(sum(running), 0), coalesce(sum(succeeded), 0),
-                coalesce(sum(failed), 0), coalesce(sum(cancelled), 0),
-                CASE WHEN ?1 IS NULL THEN m.calls ELSE max(b.calls) END,
-                CASE WHEN ?1 IS NULL THEN m.tokens ELSE max(b.tokens) END,
-                CASE WHEN ?1 IS NULL THEN m.cost ELSE max(b.cost) END,
-                m.next_call_at
-           FROM meta AS m LEFT JOIN batches AS b ON ?1 IS NULL OR b.id = ?1",
-    )
-    .bind(batch)
-    .fetch_one(connection)
-    .await?;
-    let counts = Counts {
-        pending: row.0,
-        running: row.1,
-        succeeded: row.2,
-        failed: row.3,
-        cancelled: row.4,
-    };
-    Ok((counts, UsedUp { calls: row.5, tokens: row.6, cost: row.7 }, row.8))
 }
 
 /// The earliest time at which more can start, and why it is not now.
@@ -196,7 +172,7 @@ async fn open_slots(
     capacity: usize,
     wake: &mut Wake,
 ) -> Result<Open, StoreError> {
-    let models = demanded(connection, policy.batch).await?;
+    let models = due::models(connection, policy.scope).await?;
     let slots = keys::slots(connection).await?;
     let busy = in_flight(connection).await?;
     let fresh = Slot::default();
@@ -233,23 +209,6 @@ async fn open_slots(
     Ok(open)
 }
 
-/// Returns the models that have pending jobs in scope.
-async fn demanded(
-    connection: &mut SqliteConnection,
-    batch: Option<i64>,
-) -> Result<Vec<i64>, StoreError> {
-    let query = if batch.is_some() {
-        "SELECT id FROM models AS m WHERE EXISTS
-            (SELECT 1 FROM jobs INDEXED BY jobs_due_in_batch
-              WHERE state = 'pending' AND batch_id = ?1 AND model_id = m.id)"
-    } else {
-        "SELECT id FROM models AS m WHERE EXISTS
-            (SELECT 1 FROM jobs INDEXED BY jobs_due WHERE state = 'pending' AND model_id = m.id)
-            AND ?1 IS NULL"
-    };
-    Ok(sqlx::query_scalar(query).bind(batch).fetch_all(connection).await?)
-}
-
 async fn in_flight(
     connection: &mut SqliteConnection,
 ) -> Result<HashMap<(i64, i64), usize>, StoreError> {
@@ -265,10 +224,11 @@ async fn in_flight(
         .collect())
 }
 
-/// Reads due jobs of models with an open slot, best first, and notes when the next come due.
+/// Reads due jobs of models with an open slot, best first, and notes when the next come due where
+/// more could start than are due.
 async fn candidates(
     connection: &mut SqliteConnection,
-    Look { batch, now, calls, ahead }: Look,
+    Look { scope, now, calls, ahead }: Look,
     open: &Open,
     wake: &mut Wake,
 ) -> Result<Vec<Candidate>, StoreError> {
@@ -277,93 +237,18 @@ async fn candidates(
         let room: usize =
             open.slots.iter().filter(|slot| slot.model == model).map(|slot| slot.room).sum();
         let wanted = if room == 0 { 0 } else { calls.min(room) + ahead };
-        let mut taken = 0;
-        let mut below = i64::MAX;
-        while let Some(priority) = next_priority(connection, batch, model, below).await? {
-            if taken < wanted {
-                let limit = i64::try_from(wanted - taken).unwrap_or(i64::MAX);
-                let due = due(connection, batch, (model, priority), now, limit).await?;
-                taken += due.len();
-                candidates.extend(due.into_iter().map(|(job, due_at, avoid)| Candidate {
-                    job,
-                    model,
-                    priority,
-                    due_at: Timestamp(due_at),
-                    avoid,
-                    uploads: None,
-                }));
-            }
-            if let Some(next) = next_due(connection, batch, (model, priority), now).await? {
-                wake.at(Timestamp(next));
-            }
-            below = priority;
+        if wanted == 0 {
+            continue;
         }
+        let mut found = due::due(connection, scope, model, now, wanted).await?;
+        if found.len() < wanted
+            && let Some(next) = due::next_due(connection, scope, model, now).await?
+        {
+            wake.at(next);
+        }
+        candidates.append(&mut found);
     }
     Ok(candidates)
-}
-
-async fn next_priority(
-    connection: &mut SqliteConnection,
-    batch: Option<i64>,
-    model: i64,
-    below: i64,
-) -> Result<Option<i64>, StoreError> {
-    let query = if batch.is_some() {
-        "SELECT priority FROM jobs INDEXED BY jobs_due_in_batch
-          WHERE state = 'pending' AND batch_id = ?1 AND model_id = ?2 AND priority < ?3
-          ORDER BY priority DESC LIMIT 1"
-    } else {
-        "SELECT priority FROM jobs INDEXED BY jobs_due
-          WHERE state = 'pending' AND model_id = ?2 AND priority < ?3 AND ?1 IS NULL
-          ORDER BY priority DESC LIMIT 1"
-    };
-    let row = sqlx::query_scalar(query).bind(batch).bind(model).bind(below);
-    Ok(row.fetch_optional(connection).await?)
-}
-
-async fn due(
-    connection: &mut SqliteConnection,
-    batch: Option<i64>,
-    (model, priority): (i64, i64),
-    now: Timestamp,
-    limit: i64,
-) -> Result<Vec<(i64, i64, Option<i64>)>, StoreError> {
-    let query = if batch.is_some() {
-        "SELECT id, due_at, CASE WHEN attempts > 0 THEN key_id END
-           FROM jobs INDEXED BY jobs_due_in_batch
-          WHERE state = 'pending' AND batch_id = ?1 AND model_id = ?2 AND priority = ?3
-            AND due_at <= ?4
-          ORDER BY due_at, id LIMIT ?5"
-    } else {
-        "SELECT id, due_at, CASE WHEN attempts > 0 THEN key_id END
-           FROM jobs INDEXED BY jobs_due
-          WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
-            AND due_at <= ?4
-          ORDER BY due_at, id LIMIT ?5"
-    };
-    let rows = sqlx::query_as(query).bind(batch).bind(model).bind(priority).bind(now.0).bind(limit);
-    Ok(rows.fetch_all(connection).await?)
-}
-
-async fn next_due(
-    connection: &mut SqliteConnection,
-    batch: Option<i64>,
-    (model, priority): (i64, i64),
-    now: Timestamp,
-) -> Result<Option<i64>, StoreError> {
-    let query = if batch.is_some() {
-        "SELECT due_at FROM jobs INDEXED BY jobs_due_in_batch
-          WHERE state = 'pending' AND batch_id = ?1 AND model_id = ?2 AND priority = ?3
-            AND due_at > ?4
-          ORDER BY due_at LIMIT 1"
-    } else {
-        "SELECT due_at FROM jobs INDEXED BY jobs_due
-          WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
-            AND due_at > ?4
-          ORDER BY due_at LIMIT 1"
-    };
-    let row = sqlx::query_scalar(query).bind(batch).bind(model).bind(priority).bind(now.0);
-    Ok(row.fetch_optional(connection).await?)
 }
 
 /// A claimed call starts within this time of its claim, or later than the interval asks for.
@@ -419,9 +304,9 @@ async fn write(
     .bind(claimant.moment.now.0)
     .execute(&mut *connection)
     .await?;
-    let claimed: Vec<(i64, i64, i64, i64, i64, String, String, String, bool)> = sqlx::query_as(
-        "SELECT j.id, j.claim, j.key_id, j.model_id, j.batch_id, m.name, j.task_id, i.request,
-                j.output IS NOT NULL
+    let claimed: Vec<ClaimedRow> = sqlx::query_as(
+        "SELECT j.id, j.claim, j.key_id, j.model_id, j.batch_id, j.priority, j.stream,
+                m.name AS model_name, j.task_id, i.request, j.output IS NOT NULL AS has_schema
            FROM json_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0
            CROSS JOIN models AS m ON m.id = j.model_id
@@ -432,26 +317,46 @@ async fn write(
     .await?;
     let mut batches: BTreeMap<i64, i64> = BTreeMap::new();
     for row in &claimed {
-        *batches.entry(row.4).or_default() += 1;
+        *batches.entry(row.batch_id).or_default() += 1;
     }
     for (batch, number) in batches {
         let moved = Counts { pending: -number, running: number, ..Counts::default() };
         settle::move_counters(connection, batch, &moved).await?;
     }
-    Ok(claimed
-        .into_iter()
-        .map(|(job, claim, key, model, _, model_name, task_id, request, has_schema)| Claimed {
-            job,
-            claim,
-            key,
-            model,
-            model_name,
-            task_id,
-            request,
+    Ok(claimed.into_iter().map(Claimed::from).collect())
+}
+
+#[derive(sqlx::FromRow)]
+struct ClaimedRow {
+    id: i64,
+    claim: i64,
+    key_id: i64,
+    model_id: i64,
+    batch_id: i64,
+    priority: i64,
+    stream: bool,
+    model_name: String,
+    task_id: String,
+    request: String,
+    has_schema: bool,
+}
+
+impl From<ClaimedRow> for Claimed {
+    fn from(row: ClaimedRow) -> Self {
+        Self {
+            job: row.id,
+            claim: row.claim,
+            key: row.key_id,
+            model: row.model_id,
+            model_name: row.model_name,
+            task_id: row.task_id,
+            priority: row.priority,
+            stream: row.stream,
+            request: row.request,
             media: Vec::new(),
-            has_schema,
+            has_schema: row.has_schema,
             uploads: Vec::new(),
             fault: None,
-        })
-        .collect())
+        }
+    }
 }

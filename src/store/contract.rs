@@ -11,7 +11,7 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState, KeyStatus};
 use crate::store::{
     Access, Budget, Claimed, Ended, EnqueueOptions, FoundKey, OnConflict, Policy, ResultFilter,
-    Selection, Store, StoreError, Switch, TurnReport, TurnRequest, WorkerId,
+    Scope, Selection, Store, StoreError, Switch, TurnReport, TurnRequest, WorkerId,
 };
 
 pub(super) const NOW: Timestamp = Timestamp(1_795_500_000_000);
@@ -64,6 +64,8 @@ impl Bench {
             last_call: None,
             prepared: Vec::new(),
             capacity,
+            bulk: capacity,
+            pieces: Vec::new(),
             room: 8,
             uploading: Vec::new(),
             hashing: Vec::new(),
@@ -93,6 +95,7 @@ pub(super) fn job(number: u64, text: &str) -> NewJob {
         priority: 0,
         max_attempts: 2,
         not_before: None,
+        stream: false,
         request: format!("{{\"contents\":[\"{text}\"]}}"),
         media: Vec::new(),
         metadata: None,
@@ -103,7 +106,7 @@ pub(super) fn job(number: u64, text: &str) -> NewJob {
 
 pub(super) fn policy() -> Policy {
     Policy {
-        batch: None,
+        scope: Scope::All,
         lease: Duration::from_mins(1),
         rests: Rests {
             exhausted_wait: Duration::from_mins(2),
@@ -316,21 +319,12 @@ async fn times_that_a_wrong_clock_set_are_put_right_and_the_users_stay() {
 #[tokio::test]
 async fn claims_use_their_index_on_a_database_that_was_never_analysed() {
     let bench = Bench::with_jobs(2).await;
-    for (query, index) in [
-        (
-            "SELECT id, due_at, CASE WHEN attempts > 0 THEN key_id END
-               FROM jobs INDEXED BY jobs_due
-              WHERE state = 'pending' AND ?1 IS NULL AND model_id = ?2 AND priority = ?3
-                AND due_at <= ?4 ORDER BY due_at, id LIMIT ?5",
-            "SEARCH jobs USING INDEX jobs_due (model_id=? AND priority=? AND due_at<?)",
-        ),
-        (
-            "UPDATE jobs SET attempts = e.attempts
+    for (query, index) in [(
+        "UPDATE jobs SET attempts = e.attempts
                FROM (SELECT value ->> 0 AS id, value ->> 1 AS attempts FROM json_each(?1)) AS e
               WHERE jobs.id = e.id",
-            "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)",
-        ),
-    ] {
+        "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)",
+    )] {
         let rows: Vec<(i64, i64, i64, String)> =
             sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}")))
                 .fetch_all(&bench.first.readers)
@@ -365,9 +359,10 @@ async fn a_reader_sees_what_there_is_to_do() {
     bench.claim(&bench.first, 1, 1).await;
     let batch = bench.second.batch_id("b").await.unwrap();
     for scope in [None, batch] {
+        let scope = scope.map_or(Scope::All, Scope::Batch);
         let demand = bench.second.demand(scope).await.unwrap();
         assert_eq!((demand.pending, demand.running, demand.last_job), (2, 1, 3));
     }
-    let elsewhere = bench.second.demand(Some(99)).await.unwrap();
+    let elsewhere = bench.second.demand(Scope::Batch(99)).await.unwrap();
     assert_eq!((elsewhere.pending, elsewhere.running, elsewhere.last_job), (0, 0, 3));
 }

@@ -63,8 +63,8 @@ const CHUNK_ROWS: usize = 4096;
 
 const INSERT_JOBS: Insert = Insert {
     into: "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at, max_attempts,
-                             not_before, created_at, output)",
-    columns: 11,
+                             not_before, created_at, output, stream)",
+    columns: 12,
     end: "ON CONFLICT (batch_id, task_id) DO NOTHING",
 };
 
@@ -325,7 +325,8 @@ impl<'a> Adding<'a> {
                     .add(job.max_attempts)
                     .add(job.not_before.map(|time| time.0))
                     .add(self.options.now.0)
-                    .add(job.output.map(OutputForm::as_str));
+                    .add(job.output.map(OutputForm::as_str))
+                    .add(i64::from(job.stream));
             })
             .await?;
         if inserted != fresh.len() {
@@ -352,6 +353,7 @@ impl<'a> Adding<'a> {
                 "DELETE FROM inputs WHERE job_id = ?1",
                 "DELETE FROM media WHERE job_id = ?1",
                 "DELETE FROM waits WHERE job_id = ?1",
+                "DELETE FROM pieces WHERE job_id = ?1",
             ] {
                 sqlx::query(statement).bind(id).execute(&mut *connection).await?;
             }
@@ -360,7 +362,8 @@ impl<'a> Adding<'a> {
                 "UPDATE jobs SET state = 'pending', line = ?2, model_id = ?3, priority = ?4,
                         due_at = ?5, max_attempts = ?6, attempts = 0, deaths = 0, told_by = NULL,
                         claim = claim + 1, key_id = NULL, started_at = NULL, finished_at = NULL,
-                        created_at = ?7, not_before = ?8, output = ?9
+                        created_at = ?7, not_before = ?8, output = ?9,
+                        stream = ?10
                   WHERE id = ?1",
             )
             .bind(id)
@@ -372,6 +375,7 @@ impl<'a> Adding<'a> {
             .bind(self.options.now.0)
             .bind(job.not_before.map(|time| time.0))
             .bind(job.output.map(OutputForm::as_str))
+            .bind(job.stream)
             .execute(&mut *connection)
             .await?;
         }

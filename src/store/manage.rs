@@ -9,7 +9,7 @@ use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::settle::move_counters;
-use crate::store::{FileStamp, Store, StoreError, bulk, media, uploads};
+use crate::store::{FileStamp, Store, StoreError, bulk, media, pieces, uploads};
 
 /// Which jobs a person means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,8 +90,9 @@ impl Store {
                     Box::pin(async move {
                         let jobs = select(connection, &selection, &change, after).await?;
                         apply(connection, &jobs, &change, now).await?;
+                        let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+                        pieces::forget(connection, &ids).await?;
                         if let Change::Retry(changed) = &change {
-                            let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
                             media::restamp(connection, &ids, changed).await?;
                             uploads::forget_failures(connection).await?;
                         }

@@ -168,11 +168,6 @@ pub(super) async fn restamp(
     Ok(())
 }
 
-/// Returns whether any job has media.
-pub(super) async fn any(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM media)").fetch_one(connection).await?)
-}
-
 /// The media of one job and what they go into.
 #[derive(Debug)]
 pub(super) struct JobMedia {

@@ -9,6 +9,7 @@ mod claim;
 mod connection;
 #[cfg(test)]
 mod contract;
+mod due;
 mod enqueue;
 mod error;
 mod key_view;
@@ -18,6 +19,7 @@ mod liveness;
 mod manage;
 mod media;
 mod needs;
+mod pieces;
 mod read;
 mod settle;
 mod status;
@@ -35,18 +37,20 @@ use std::time::Duration;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 
 pub use connection::Access;
+pub use due::{Demand, Scope};
 pub use enqueue::{Added, EnqueueOptions, OnConflict};
 pub use error::StoreError;
 pub use keys::{FoundKey, KeyRow, Switch};
 pub use liveness::Registration;
 pub use manage::Selection;
 pub use media::{ClaimedMedia, ClaimedSource, FileStamp};
+pub use pieces::{Heard, Interest, News, Piece};
 pub use read::{Page, ResultFilter};
 pub use turn::{
     Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
 };
 pub use uploads::{ApiFile, Order, Prepared, UploadEnd};
-pub use wake::{Changes, Demand};
+pub use wake::Changes;
 
 use writer::Writer;
 

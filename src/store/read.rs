@@ -58,6 +58,7 @@ struct Row {
     finished_at: Option<i64>,
     due_at: i64,
     output: Option<String>,
+    text: Option<String>,
 }
 
 /// What a page selects; the end of the statement says which jobs.
@@ -67,7 +68,10 @@ macro_rules! select_jobs {
             "SELECT j.id, j.task_id, b.name AS batch, j.state, i.metadata, a.raw, t.outcome,
                     t.message, t.http_status, m.name AS model, t.prompt_tokens, t.cached_tokens,
                     t.output_tokens, t.thought_tokens, t.total_tokens, j.attempts, k.name AS key,
-                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at, j.output
+                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at, j.output,
+                    CASE WHEN j.stream AND j.state IN ('pending', 'running') THEN
+                        (SELECT group_concat(p.text, '' ORDER BY p.place) FROM pieces AS p
+                          WHERE p.job_id = j.id AND p.claim = j.claim) END AS text
                FROM jobs AS j
                JOIN batches AS b ON b.id = j.batch_id
                JOIN models AS m ON m.id = j.model_id
@@ -118,7 +122,7 @@ impl Store {
         let mut bytes = 0;
         let mut cut = false;
         while let Some(row) = found.try_next().await? {
-            bytes += row.raw.as_ref().map_or(0, String::len);
+            bytes += row.raw.as_ref().or(row.text.as_ref()).map_or(0, String::len);
             cut = bytes > PAGE_BYTES && !rows.is_empty();
             if cut {
                 break;
@@ -317,6 +321,7 @@ impl TryFrom<Row> for JobView {
             started_at: row.started_at.map(Timestamp),
             finished_at: row.finished_at.map(Timestamp),
             due_at: Timestamp(row.due_at),
+            text: row.text,
             output: row.output.map(|form| form.parse()).transpose().map_err(StoreError::Value)?,
         })
     }

@@ -9,13 +9,15 @@ use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::turn::{Ended, Settled, UsedUp};
-use crate::store::{StoreError, bulk, uploads};
+use crate::store::{StoreError, bulk, pieces, uploads};
 
 /// A job as the database holds it.
 struct Facts {
     batch: i64,
     claim: i64,
     job: Job,
+    /// Whether its text is stored as it comes.
+    stream: bool,
     /// Attempts at the job's present content that are on record.
     recorded: bool,
 }
@@ -44,6 +46,7 @@ pub(super) async fn ended(
     let mut attempts = Vec::new();
     let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
     let mut settled = Vec::with_capacity(ended.len());
+    let mut told = Vec::new();
     for ended in ended {
         let Some(facts) = facts.get_mut(&ended.job) else {
             settled.push(Settled { ended, transition: Transition::Ignore });
@@ -61,12 +64,16 @@ pub(super) async fn ended(
         account(&mut batch.used, &ended);
         if let Some(row) = apply(facts, &ended, transition, now, &mut batch.counts) {
             rows.push(row);
+            if facts.stream && facts.job.state.is_finished() {
+                told.push(ended.job);
+            }
         }
         settled.push(Settled { ended, transition });
     }
     write_attempts(connection, &attempts).await?;
     write_answers(connection, &settled).await?;
     write_jobs(connection, &rows).await?;
+    pieces::forget(connection, &told).await?;
     let lost: Vec<i64> =
         settled.iter().flat_map(|settled| settled.ended.lost_uploads.iter().copied()).collect();
     if !lost.is_empty() {
@@ -128,7 +135,7 @@ async fn facts(
     asked: &[(i64, i64, &str)],
 ) -> Result<HashMap<i64, Facts>, StoreError> {
     // Only the last attempts count, as many as are used up: `gq retry` begins anew.
-    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64, i64)> = sqlx::query_as(
+    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64, i64, bool)> = sqlx::query_as(
         "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
                 EXISTS (SELECT 1 FROM attempts AS t
                          WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
@@ -143,7 +150,8 @@ async fn facts(
                 END,
                 CASE WHEN e.value ->> 2 = 'file_expired' THEN
                     (SELECT count(*) FROM attempts AS t
-                      WHERE t.job_id = j.id AND t.outcome = 'file_expired') ELSE 0 END
+                      WHERE t.job_id = j.id AND t.outcome = 'file_expired') ELSE 0 END,
+                j.stream
            FROM json_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0",
     )
@@ -152,11 +160,11 @@ async fn facts(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let (id, batch, claim, state, attempts, max_attempts, deaths, recorded, alike, mended) =
-                row;
+            let (id, batch, claim, state, attempts, max_attempts, ..) = row;
+            let (.., deaths, recorded, alike, mended, stream) = row;
             let state = state.parse().map_err(StoreError::Value)?;
             let job = Job { state, owned: false, attempts, max_attempts, alike, deaths, mended };
-            Ok((id, Facts { batch, claim, job, recorded }))
+            Ok((id, Facts { batch, claim, job, stream, recorded }))
         })
         .collect()
 }

@@ -59,6 +59,11 @@ impl Store {
             .collect())
     }
 
+    /// Returns whether any worker process lives.
+    pub async fn is_worked(&self) -> Result<bool, StoreError> {
+        Ok(!self.workers().await?.is_empty())
+    }
+
     async fn workers(&self) -> Result<Vec<WorkerView>, StoreError> {
         let rows: Vec<(i64, String, i64, i64, i64, i64)> = sqlx::query_as(
             "SELECT id, token, pid, workers, heartbeat_at,

@@ -11,7 +11,9 @@ use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, Waiting};
+use crate::store::due::Scope;
 use crate::store::media::{ClaimedMedia, FileStamp};
+use crate::store::pieces::{self, Piece};
 use crate::store::uploads::{Order, Prepared};
 use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle, uploads, waits};
 
@@ -44,8 +46,8 @@ pub struct UsedUp {
 /// The rules of a worker's turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Only jobs of this batch; all where it is absent.
-    pub batch: Option<i64>,
+    /// Which jobs are worked.
+    pub scope: Scope,
     /// How long a claim holds without renewal.
     pub lease: Duration,
     /// How 429s make a slot rest.
@@ -124,6 +126,10 @@ pub struct TurnRequest {
     pub prepared: Vec<Prepared>,
     /// Calls that may start.
     pub capacity: usize,
+    /// Those of them that jobs with a priority of 0 or less may take.
+    pub bulk: usize,
+    /// Text that streaming calls brought since the last turn.
+    pub pieces: Vec<Piece>,
     /// Orders that may be given.
     pub room: usize,
     /// Uploads that go on, by their rows.
@@ -168,6 +174,10 @@ pub struct Claimed {
     pub model_name: String,
     /// The caller's name for the job.
     pub task_id: String,
+    /// Its priority.
+    pub priority: i64,
+    /// Whether its text is stored as it comes.
+    pub stream: bool,
     /// The body of the call.
     pub request: String,
     /// What goes into the body before it is sent, in the order of its places.
@@ -229,6 +239,7 @@ async fn run(
     let (worker, audit) = (request.worker, request.audit);
     let moment = (request.moment)();
     let mut report = TurnReport::default();
+    pieces::append(connection, &std::mem::take(&mut request.pieces)).await?;
     let ended = std::mem::take(&mut request.ended);
     if !ended.is_empty() {
         keys::after_attempts(connection, &ended, &policy, moment.now).await?;

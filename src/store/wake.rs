@@ -27,17 +27,6 @@ const LATE_LOOK: Duration = Duration::from_millis(2);
 /// so often. A disk that takes longer than a quarter of a second is left to the next event or poll.
 const LATE_LOOKS: u32 = 7;
 
-/// What there is to do, as far as a reader sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
-    /// Pending jobs in scope.
-    pub pending: i64,
-    /// Running jobs in scope.
-    pub running: i64,
-    /// The number of the last job ever added.
-    pub last_job: i64,
-}
-
 /// Waits for commits.
 pub struct Changes {
     path: PathBuf,
@@ -74,19 +63,6 @@ impl Store {
             next_poll: Instant::now(),
             look: None,
         }
-    }
-
-    /// Returns what there is to do in `batch`, or in all.
-    pub async fn demand(&self, batch: Option<i64>) -> Result<Demand, StoreError> {
-        let (pending, running, last_job) = sqlx::query_as(
-            "SELECT coalesce(sum(pending), 0), coalesce(sum(running), 0),
-                    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)
-               FROM batches WHERE ?1 IS NULL OR id = ?1",
-        )
-        .bind(batch)
-        .fetch_one(&self.readers)
-        .await?;
-        Ok(Demand { pending, running, last_job })
     }
 }
 

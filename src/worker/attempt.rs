@@ -10,6 +10,7 @@ use crate::gemini::client::{ApiKey, Client};
 use crate::gemini::wire;
 use crate::store::{Claimed, Ended, Store};
 use crate::worker::media::{self, in_thread};
+use crate::worker::transcripts::Scribe;
 
 /// A key that a worker may use.
 #[derive(Debug, Clone)]
@@ -33,6 +34,7 @@ pub(super) struct Started {
     pub(super) model: i64,
     pub(super) model_name: String,
     pub(super) task_id: String,
+    pub(super) priority: i64,
     pub(super) started_at: crate::domain::time::Timestamp,
 }
 
@@ -45,6 +47,7 @@ impl Started {
             model: claimed.model,
             model_name: claimed.model_name.clone(),
             task_id: claimed.task_id.clone(),
+            priority: claimed.priority,
             started_at: clock::now(),
         }
     }
@@ -79,6 +82,7 @@ pub(super) async fn run(
     client: Client,
     store: Store,
     reject_truncated: bool,
+    scribe: Option<Scribe>,
 ) -> Ended {
     let Claimed { request, media, has_schema, uploads, fault, .. } = claimed;
     let not_called = |kind, reason| {
@@ -94,7 +98,13 @@ pub(super) async fn run(
         Ok(request) => request,
         Err(reason) => return not_called(ErrorKind::Media, reason),
     };
-    let mut call = client.generate(&key.secret, &started.model_name, request).await;
+    let model = started.model_name.as_str();
+    let mut call = match scribe {
+        Some(scribe) => {
+            client.generate_stream(&key.secret, model, request, |piece| scribe.write(piece)).await
+        }
+        None => client.generate(&key.secret, model, request).await,
+    };
     let cut = call.finish_reason.as_deref() == Some("MAX_TOKENS");
     let mut lost_uploads = Vec::new();
     if call.outcome == Outcome::FileRefused && !uploads.is_empty() {

@@ -9,7 +9,6 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::domain::job::Transition;
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::pacing::OnExhausted;
 use crate::gemini::client::Client;
@@ -19,6 +18,8 @@ use crate::store::{
 use crate::worker::attempt::{self, Started, WorkerKey};
 use crate::worker::event::{Event, Events};
 use crate::worker::preparations::{Means, Preparations};
+use crate::worker::stopping::{LAST_TRY, Stopping};
+use crate::worker::transcripts::Transcripts;
 use crate::worker::{Finish, Phase, WorkerOptions};
 
 /// How often it looks for dead neighbours, cancelled jobs and leases that ran out.
@@ -29,9 +30,6 @@ const CLOCK_STEP: i64 = 1_000;
 
 /// How long it waits at most before it tries a turn again that the database refused.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-
-/// How long a worker that was told to stop still tries to write to a database that takes nothing.
-const LAST_TRY: Duration = Duration::from_secs(5);
 
 /// What one worker process is doing.
 pub(super) struct Dispatcher<'a> {
@@ -48,6 +46,10 @@ pub(super) struct Dispatcher<'a> {
     settling: Vec<Ended>,
     /// Uploads, and what else jobs wait for.
     preparations: Preparations,
+    /// What streaming calls bring.
+    transcripts: Transcripts,
+    /// Pieces of text that a turn under way is storing.
+    storing: usize,
     /// Tells of what other processes do.
     changes: Changes,
     /// Whether something was committed since the last look at what there is to do.
@@ -56,16 +58,11 @@ pub(super) struct Dispatcher<'a> {
     last_job: i64,
     /// Names of jobs whose attempt ended and is not settled.
     names: HashMap<(i64, i64), Started>,
-    /// When workers that rest after a call may go on.
-    resting: Vec<Instant>,
+    /// When workers that rest after a call may go on, with the priority of that call's job.
+    resting: Vec<(Instant, i64)>,
     /// The start of the last call, where calls keep an interval, until a turn has recorded it.
     last_call: Option<CallStart>,
-    phase: Phase,
-    /// When it was told to stop.
-    stopped_at: Option<Instant>,
-    /// When it was told so again.
-    insisted_at: Option<Instant>,
-    cut_at: Option<Instant>,
+    stopping: Stopping,
     next_turn: Instant,
     next_audit: Instant,
     failures: u32,
@@ -97,6 +94,8 @@ impl<'a> Dispatcher<'a> {
             store,
             client,
             preparations: Preparations::new(means, &options.keys, events.clone()),
+            transcripts: Transcripts::default(),
+            storing: 0,
             changes: store.changes(options.poll_interval),
             woken: false,
             last_job: 0,
@@ -111,10 +110,7 @@ impl<'a> Dispatcher<'a> {
             names: HashMap::new(),
             resting: Vec::new(),
             last_call: None,
-            phase: Phase::Running,
-            stopped_at: None,
-            insisted_at: None,
-            cut_at: None,
+            stopping: Stopping::new(),
             next_turn: now,
             next_audit: now,
             failures: 0,
@@ -169,16 +165,18 @@ impl<'a> Dispatcher<'a> {
                 }
                 Some(joined) = self.preparations.next() => self.preparations.collect(joined),
                 () = self.changes.next(), if listens => self.woken = true,
-                Ok(()) = stop.changed(), if self.insisted_at.is_none() => {
+                () = self.transcripts.listen(), if !self.transcripts.has_news() => {}
+                Ok(()) = stop.changed(), if self.stopping.may_be_told() => {
                     self.told(*stop.borrow_and_update());
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.refused_location |= self.preparations.refused_location();
-            if self.cut_at.is_some_and(|at| at <= Instant::now()) {
+            if self.stopping.cuts(Instant::now()) {
                 self.enter(Phase::Aborting);
             }
-            if self.give_up_at().is_some_and(|at| at <= Instant::now()) {
+            let give_up_at = self.stopping.give_up_at(self.has_work());
+            if give_up_at.is_some_and(|at| at <= Instant::now()) {
                 return self.give_up();
             }
         }
@@ -187,7 +185,7 @@ impl<'a> Dispatcher<'a> {
     /// Returns whether new jobs could be started.
     fn listens(&self) -> bool {
         let busy = self.in_flight.len() + self.resting.len();
-        let has_place = self.phase == Phase::Running && busy < self.options.workers;
+        let has_place = self.stopping.is_running() && busy < self.options.workers;
         has_place && !self.woken && self.failures == 0
     }
 
@@ -195,7 +193,7 @@ impl<'a> Dispatcher<'a> {
     /// more to do than the last one saw, or nothing any more.
     async fn look(&mut self) {
         self.woken = false;
-        let Ok(demand) = self.store.demand(self.options.policy.batch).await else { return };
+        let Ok(demand) = self.store.demand(self.options.policy.scope).await else { return };
         let more = demand.pending > self.report.counts.pending || demand.last_job > self.last_job;
         let done = self.options.drain && demand.pending + demand.running == 0;
         self.last_job = demand.last_job;
@@ -210,13 +208,14 @@ impl<'a> Dispatcher<'a> {
         if self.failures > 0 {
             return now >= self.next_turn;
         }
-        let news = !self.ended.is_empty() || self.preparations.has_ended();
+        let news =
+            !self.ended.is_empty() || self.preparations.has_ended() || self.transcripts.has_news();
         news || now >= self.next_turn || now >= self.next_audit
     }
 
     fn wake(&self, turning: bool) -> Instant {
         let far = Instant::now() + Duration::from_hours(1);
-        let cut = self.cut_at.into_iter().chain(self.give_up_at()).fold(far, Instant::min);
+        let cut = self.stopping.next_at(self.has_work()).unwrap_or(far);
         // A turn that failed is tried again at its own time and at no other.
         let audit = if self.failures > 0 { far } else { self.next_audit };
         if turning { cut } else { self.next_turn.min(audit).min(cut) }
@@ -233,14 +232,20 @@ impl<'a> Dispatcher<'a> {
         };
         self.settling.append(&mut self.ended);
         let ended = self.settling.clone();
-        self.resting.retain(|until| *until > now);
+        self.resting.retain(|(until, _)| *until > now);
         let busy = self.in_flight.len() + self.resting.len();
-        let (capacity, room) = match self.phase {
+        let (capacity, room) = match self.stopping.phase() {
             Phase::Running if !self.refused_location => {
                 (self.options.workers.saturating_sub(busy), self.preparations.room())
             }
             _ => (0, 0),
         };
+        let resting = self.resting.iter().map(|(_, priority)| *priority);
+        let priorities = self.in_flight.values().map(|(started, _)| started.priority);
+        let in_bulk = priorities.chain(resting).filter(|priority| *priority <= 0).count();
+        let for_bulk = self.options.workers.saturating_sub(self.options.reserve);
+        let pieces = self.transcripts.take();
+        self.storing = pieces.len();
         let mut in_flight: Vec<(i64, i64)> =
             self.in_flight.values().map(|(started, _)| (started.job, started.claim)).collect();
         in_flight.extend(ended.iter().map(|ended| (ended.job, ended.claim)));
@@ -260,6 +265,8 @@ impl<'a> Dispatcher<'a> {
             hashing: self.preparations.hashing(),
             prepared: self.preparations.take_ended(),
             capacity,
+            bulk: for_bulk.saturating_sub(in_bulk).min(capacity),
+            pieces,
             room,
             keys: self.keys.keys().copied().collect(),
             in_flight,
@@ -275,6 +282,7 @@ impl<'a> Dispatcher<'a> {
         self.trouble = None;
         self.last_call = report.reserved.map(|reserved| CallStart { reserved, at: clock::now() });
         self.settling.clear();
+        self.transcripts.saved(std::mem::take(&mut self.storing));
         self.preparations.settled();
         for settled in std::mem::take(&mut report.settled) {
             self.tell(&settled);
@@ -314,7 +322,7 @@ impl<'a> Dispatcher<'a> {
         let now = Instant::now();
         let due =
             report.wake_at.map(|at| now + at.since(clock::now()).max(Duration::from_millis(1)));
-        let rested = self.resting.iter().min().copied();
+        let rested = self.resting.iter().map(|(until, _)| *until).min();
         let far = if self.last_call.is_some() { now } else { now + AUDIT };
         self.next_turn = [due, rested].into_iter().flatten().fold(far, Instant::min);
     }
@@ -343,7 +351,7 @@ impl<'a> Dispatcher<'a> {
             return Some(finish);
         }
         // At a stop uploads have the same time as calls.
-        if self.phase != Phase::Draining {
+        if self.stopping.phase() != Phase::Draining {
             self.preparations.cut_all();
         }
         None
@@ -353,7 +361,7 @@ impl<'a> Dispatcher<'a> {
         if self.refused_location {
             return Some(Finish::LocationRefused);
         }
-        if self.phase != Phase::Running {
+        if !self.stopping.is_running() {
             return Some(Finish::Stopped);
         }
         let left = self.report.counts.pending > 0;
@@ -376,7 +384,7 @@ impl<'a> Dispatcher<'a> {
     fn start(&mut self, claimed: crate::store::Claimed) {
         let started = Started::new(&claimed);
         // The turn may have waited for its lock since before the stop.
-        if self.phase != Phase::Running {
+        if !self.stopping.is_running() {
             let cut = started.ended(Outcome::Cut, Some("not started: the worker stops".to_owned()));
             self.ended.push(Ended { paid: Paid::No, ..cut });
             return;
@@ -385,6 +393,7 @@ impl<'a> Dispatcher<'a> {
             self.ended.push(started.ended(Outcome::Cut, None));
             return;
         };
+        let scribe = claimed.stream.then(|| self.transcripts.begin(claimed.job, claimed.claim));
         let call = attempt::run(
             started.clone(),
             claimed,
@@ -392,6 +401,7 @@ impl<'a> Dispatcher<'a> {
             self.client.clone(),
             self.store.clone(),
             self.options.reject_truncated,
+            scribe,
         );
         let abort = self.tasks.spawn(call);
         self.in_flight.insert(abort.id(), (started, abort));
@@ -414,8 +424,10 @@ impl<'a> Dispatcher<'a> {
             Err(_) => started.ended(Outcome::Cut, Some("cut by a stop or a cancel".to_owned())),
         };
         if !self.options.worker_cooldown.is_zero() {
-            self.resting.push(Instant::now() + self.options.worker_cooldown);
+            self.resting.push((Instant::now() + self.options.worker_cooldown, started.priority));
         }
+        let answered = ended.outcome == Outcome::Answered;
+        self.transcripts.end(started.job, started.claim, answered);
         self.refused_location |= ended.outcome == Outcome::LocationRefused;
         self.names.insert((started.job, started.claim), started);
         self.ended.push(ended);
@@ -423,21 +435,13 @@ impl<'a> Dispatcher<'a> {
 
     /// Takes what a signal says.
     fn told(&mut self, phase: Phase) {
-        if phase > Phase::Running {
-            self.stopped_at.get_or_insert_with(Instant::now);
-        }
-        if phase == Phase::Aborting {
-            self.insisted_at.get_or_insert_with(Instant::now);
-        }
+        self.stopping.told(phase, Instant::now());
         self.enter(phase);
     }
 
-    /// Returns until when a worker that has to stop tries to write what is left: as long as there
-    /// are answers that nobody else has, until it is told a second time.
-    fn give_up_at(&self) -> Option<Instant> {
-        let idle = self.in_flight.is_empty() && self.ended.is_empty() && self.settling.is_empty();
-        let from = self.insisted_at.or(self.stopped_at.filter(|_| idle));
-        from.map(|from| from + LAST_TRY)
+    /// Returns whether calls are in flight, or ended and not settled.
+    fn has_work(&self) -> bool {
+        !(self.in_flight.is_empty() && self.ended.is_empty() && self.settling.is_empty())
     }
 
     /// Ends without another write; an error where that loses answers. Jobs whose calls were cut are
@@ -454,23 +458,15 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn enter(&mut self, phase: Phase) {
-        if phase <= self.phase {
+        if !self.stopping.enter(phase, Instant::now() + self.options.grace) {
             return;
         }
-        self.phase = phase;
-        match phase {
-            Phase::Running => {}
-            Phase::Draining => {
-                self.cut_at = Some(Instant::now() + self.options.grace);
-                self.preparations.close();
-                self.events.send(&Event::Draining);
-            }
-            Phase::Aborting => {
-                self.cut_at = None;
-                self.tasks.abort_all();
-                self.preparations.close();
-                self.preparations.cut_all();
-            }
+        self.preparations.close();
+        if phase == Phase::Draining {
+            self.events.send(&Event::Draining);
+        } else {
+            self.tasks.abort_all();
+            self.preparations.cut_all();
         }
         self.next_turn = Instant::now();
     }
@@ -478,21 +474,9 @@ impl<'a> Dispatcher<'a> {
     fn tell(&mut self, settled: &Settled) {
         let ended = &settled.ended;
         let Some(started) = self.names.remove(&(ended.job, ended.claim)) else { return };
-        let key = || self.keys.get(&ended.key).map_or_else(String::new, |key| key.name.clone());
-        let message = ended.message.clone().unwrap_or_default();
-        let task_id = started.task_id;
-        let event = match (&ended.outcome, settled.transition) {
-            (Outcome::BadKey, _) => Event::KeyRefused { key: key(), message },
-            (Outcome::Exhausted(_), _) => {
-                Event::RateLimited { key: key(), model: started.model_name }
-            }
-            (_, Transition::Succeed) => Event::Succeeded { task_id },
-            (_, Transition::Fail(kind)) => Event::Failed { task_id, kind, message },
-            (Outcome::Failed(kind), Transition::RetryAfter(_)) => {
-                Event::Retrying { task_id, kind: *kind, message }
-            }
-            _ => return,
-        };
-        self.events.send(&event);
+        let key = self.keys.get(&ended.key).map_or("", |key| key.name.as_str());
+        if let Some(event) = Event::of(settled, started.task_id, started.model_name, key) {
+            self.events.send(&event);
+        }
     }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::domain::outcome::ErrorKind;
+use crate::domain::job::Transition;
+use crate::domain::outcome::{ErrorKind, Outcome};
 use crate::domain::view::{Counts, Waiting};
+use crate::store::Settled;
 
 /// Something that happened in a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,23 @@ pub enum Event {
     },
     /// No more is claimed; calls in flight may end.
     Draining,
+}
+
+impl Event {
+    /// Returns what there is to tell of an attempt that was settled, if anything.
+    pub(super) fn of(settled: &Settled, task_id: String, model: String, key: &str) -> Option<Self> {
+        let message = settled.ended.message.clone().unwrap_or_default();
+        match (&settled.ended.outcome, settled.transition) {
+            (Outcome::BadKey, _) => Some(Self::KeyRefused { key: key.to_owned(), message }),
+            (Outcome::Exhausted(_), _) => Some(Self::RateLimited { key: key.to_owned(), model }),
+            (_, Transition::Succeed) => Some(Self::Succeeded { task_id }),
+            (_, Transition::Fail(kind)) => Some(Self::Failed { task_id, kind, message }),
+            (Outcome::Failed(kind), Transition::RetryAfter(_)) => {
+                Some(Self::Retrying { task_id, kind: *kind, message })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Where events go.

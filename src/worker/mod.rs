@@ -8,6 +8,8 @@ mod dispatcher;
 mod event;
 mod media;
 mod preparations;
+mod stopping;
+mod transcripts;
 mod upload;
 
 use std::time::Duration;
@@ -18,9 +20,10 @@ pub use attempt::WorkerKey;
 pub use event::{Event, Events};
 
 use crate::clock;
-use crate::domain::pacing::OnExhausted;
+use crate::domain::pacing::{OnExhausted, Pacing};
+use crate::domain::slot::Rests;
 use crate::gemini::client::Client;
-use crate::store::{Policy, Store, StoreError};
+use crate::store::{Budget, Policy, Scope, Store, StoreError};
 use dispatcher::Dispatcher;
 
 /// How long a worker that ends waits for its row to be taken away.
@@ -42,6 +45,8 @@ pub enum Phase {
 pub struct WorkerOptions {
     /// Calls in flight at once.
     pub workers: usize,
+    /// How many of them are kept for jobs with a priority above 0.
+    pub reserve: usize,
     /// Whether to end when nothing in scope is pending or running.
     pub drain: bool,
     /// The rules of its turns.
@@ -60,6 +65,46 @@ pub struct WorkerOptions {
     pub poll_interval: Duration,
     /// The keys.
     pub keys: Vec<WorkerKey>,
+}
+
+impl WorkerOptions {
+    /// Returns the options of a worker that works `scope` with four calls at once, under `pacing`,
+    /// with calls that go to `client`.
+    pub fn new(scope: Scope, pacing: &Pacing, client: &Client, keys: Vec<WorkerKey>) -> Self {
+        let limit =
+            |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        Self {
+            workers: 4,
+            reserve: 0,
+            drain: false,
+            policy: Policy {
+                scope,
+                lease: Duration::from_mins(1),
+                rests: Rests {
+                    exhausted_wait: pacing.exhausted_wait,
+                    fully_exhausted_wait: pacing.fully_exhausted_wait,
+                    max_exhausted_retries: i64::from(pacing.max_exhausted_retries),
+                },
+                key_cooldown: pacing.key_cooldown,
+                api_call_interval: pacing.api_call_interval,
+                on_unknown: pacing.on_unknown,
+                budget: Budget {
+                    calls: limit(pacing.max_requests),
+                    tokens: limit(pacing.max_tokens),
+                    cost: pacing.max_cost,
+                },
+                inline_limit: pacing.inline_limit,
+                api: client.base_url().clone(),
+            },
+            worker_cooldown: pacing.worker_cooldown,
+            grace: Duration::from_secs(30),
+            on_exhausted: pacing.on_exhausted,
+            reject_truncated: false,
+            processing_limit: pacing.request_timeout,
+            poll_interval: Duration::from_millis(200),
+            keys,
+        }
+    }
 }
 
 /// Why a worker ended.

@@ -26,7 +26,7 @@ const BAD: [(&str, &str); 17] = [
     (r#"{"prompt": "x", "task_id": "1"}"#, "task id"),
     (r#"{"prompt": "x", "task_id": "a", "metadata": {"task_id": "b"}}"#, "metadata.task_id"),
     (r#"{"prompt": "x", "image_path": "a.png"}"#, "`image_path`"),
-    (r#"{"prompt": "x", "stream": true}"#, "`stream`"),
+    (r#"{"prompt": "x", "stream": "yes"}"#, "`stream`"),
     (r#"{"prompt": ""}"#, "empty"),
     (r#"{"task_id": "x"}"#, "nothing to send"),
 ];

@@ -5,10 +5,11 @@ use serde_json::json;
 use crate::support::snapshot::{matches, without_times};
 use crate::support::{LIMIT, TestEnv, wait_until};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "enqueue",
     "work",
     "run",
+    "ask",
     "results",
     "show",
     "status",

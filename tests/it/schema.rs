@@ -224,6 +224,11 @@ fn jobs_of_an_older_database_are_checked_too() {
     env.write("in.jsonl", line("bad", "response_schema", &object) + &batch + plain);
     env.gq(&["enqueue", "in.jsonl"]).exits(0);
     for statement in [
+        "DROP VIEW job_results",
+        "CREATE VIEW job_results AS SELECT 1",
+        "DROP INDEX jobs_finished",
+        "DROP TABLE pieces",
+        "ALTER TABLE jobs DROP COLUMN stream",
         "ALTER TABLE jobs DROP COLUMN output",
         "DROP TABLE waits",
         "DROP TABLE uploads",

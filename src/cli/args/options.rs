@@ -33,7 +33,8 @@ pub(crate) struct EnqueueOptions {
     /// upper case
     #[arg(long, value_name = "FILE")]
     pub(crate) schema: Option<PathBuf>,
-    #[arg(long, hide = true)]
+    /// Store the text of answers as it comes, for `gq results --follow` and others to read
+    #[arg(long)]
     pub(crate) stream: bool,
 }
 
@@ -53,6 +54,9 @@ pub(crate) struct WorkOptions {
     #[arg(long, value_name = "N", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) workers: u16,
+    /// How many of the workers are kept for jobs with a priority above 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) reserve: u16,
     /// Stop when no job is pending or running (`run` always does)
     #[arg(long)]
     pub(crate) drain: bool,

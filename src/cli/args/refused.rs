@@ -1,6 +1,6 @@
 //! What parses and yet cannot be done, said by name instead of being ignored.
 
-use super::{Cli, Command, EnqueueOptions, PacingArgs, ResultsOptions};
+use super::{Cli, Command, PacingArgs, ResultsOptions, WorkOptions};
 
 /// Why a command line is refused, in words; the exit code is that of wrong usage.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -8,6 +8,9 @@ pub(crate) enum Refusal {
     /// A later version brings it.
     #[error("`{0}` is not supported by this version yet")]
     NotYet(&'static str),
+    /// No worker would be left for most jobs.
+    #[error("`--reserve` must be less than `--workers`")]
+    AllReserved,
     /// A flag without the one that gives it a meaning.
     #[error("`{flag}` needs `{needed}`")]
     Needs {
@@ -21,15 +24,13 @@ pub(crate) enum Refusal {
 /// Returns why the command line cannot be carried out, if so.
 pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
     let not_yet = match &cli.command {
-        Command::Ask(_) => Some("gq ask"),
-        Command::Enqueue(args) => enqueue(&args.options),
+        Command::Ask(args) => pacing(&args.pacing),
         Command::Work(args) => pacing(&args.options.pacing),
-        Command::Run(args) => enqueue(&args.enqueue)
-            .or_else(|| pacing(&args.work.pacing))
-            .or_else(|| results(&args.results)),
+        Command::Run(args) => pacing(&args.work.pacing).or_else(|| results(&args.results)),
         Command::Results(args) => results(&args.options),
         Command::Status(args) => args.watch.then_some("--watch"),
-        Command::Show(_)
+        Command::Enqueue(_)
+        | Command::Show(_)
         | Command::Keys(_)
         | Command::Media(_)
         | Command::Retry(_)
@@ -42,12 +43,14 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
         Command::Results(args) if args.options.timeout.is_some() && !args.options.wait => {
             Some(Refusal::Needs { flag: "--timeout", needed: "--wait" })
         }
+        Command::Work(args) => all_reserved(&args.options),
+        Command::Run(args) => all_reserved(&args.work),
         _ => None,
     })
 }
 
-fn enqueue(options: &EnqueueOptions) -> Option<&'static str> {
-    options.stream.then_some("--stream")
+fn all_reserved(options: &WorkOptions) -> Option<Refusal> {
+    (options.reserve >= options.workers).then_some(Refusal::AllReserved)
 }
 
 fn results(options: &ResultsOptions) -> Option<&'static str> {
@@ -73,10 +76,9 @@ mod tests {
     #[test]
     fn what_comes_later_is_refused_by_name() {
         for (line, name) in [
-            ("gq ask --image x.png hello", "gq ask"),
+            ("gq ask hello --rpm 5", "--rpm"),
             ("gq results --follow", "--follow"),
             ("gq status --watch", "--watch"),
-            ("gq enqueue a.jsonl --stream", "--stream"),
             ("gq work --rpm 5", "--rpm"),
             ("gq work --tpm m=5", "--tpm"),
             ("gq run a.jsonl --rpd 5", "--rpd"),
@@ -85,6 +87,14 @@ mod tests {
             assert_eq!(message(line), Some(wanted), "{line}");
         }
         assert_eq!(message("gq work"), None);
+    }
+
+    #[test]
+    fn not_all_workers_can_be_kept() {
+        let wanted = "`--reserve` must be less than `--workers`";
+        assert_eq!(message("gq work --workers 2 --reserve 2").unwrap(), wanted);
+        assert_eq!(message("gq run a.jsonl --reserve 4").unwrap(), wanted);
+        assert_eq!(message("gq work --workers 2 --reserve 1"), None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl<W: Write> CsvRows<W> {
     }
 
     /// Writes one row.
-    pub(super) fn row(&mut self, row: &ResultRow<'_>) -> io::Result<()> {
+    pub(super) fn row(&mut self, row: &ResultRow) -> io::Result<()> {
         let record = Record::new(row)?;
         let parsed = record.parsed.as_ref().and_then(Option::as_ref);
         let raw = record.raw.as_ref().and_then(Option::as_ref);

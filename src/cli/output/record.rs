@@ -71,19 +71,19 @@ pub(super) struct AttemptRecord<'a> {
 
 impl<'a> Record<'a> {
     /// Returns the record of a row.
-    pub(super) fn new(row: &'a ResultRow<'_>) -> serde_json::Result<Self> {
-        let job = row.job;
+    pub(super) fn new(row: &'a ResultRow) -> serde_json::Result<Self> {
+        let job = &row.answer.job;
         let json = |text: &Option<String>| text.as_deref().map(verbatim).transpose();
         Ok(Self {
             task_id: &job.task_id,
             batch: &job.batch,
             state: job.state.as_str(),
             metadata: json(&job.metadata)?,
-            response: row.response.as_deref(),
+            response: row.answer.response.as_deref(),
             error: job.error.as_ref().map(ErrorRecord::new),
-            finish_reason: row.finish_reason.as_deref(),
+            finish_reason: row.answer.finish_reason.as_deref(),
             model: &job.model,
-            model_version: row.model_version.as_deref(),
+            model_version: row.answer.model_version.as_deref(),
             usage: job.usage.map(UsageRecord::from),
             attempts: job.attempts,
             key: job.key.as_deref(),

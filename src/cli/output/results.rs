@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use gq::domain::view::JobView;
+use gq::queue::Answer;
 use serde::Serialize;
 
 use super::super::args::ResultFormat;
@@ -12,20 +12,14 @@ use super::text;
 
 /// A job with what its answer says.
 #[derive(Debug)]
-pub(crate) struct ResultRow<'a> {
-    /// The job.
-    pub(crate) job: &'a JobView,
-    /// The text of the answer.
-    pub(crate) response: Option<String>,
+pub(crate) struct ResultRow {
+    /// The job and its answer, without the bytes of its media.
+    pub(crate) answer: Answer,
     /// The images and clips of the answer.
     pub(crate) media: Vec<MediaItem>,
     /// The value that the text holds, as JSON text, where the job has a response schema.
     #[expect(clippy::option_option, reason = "absent without a schema; null without an answer")]
     pub(crate) parsed: Option<Option<String>>,
-    /// Why the answer ended.
-    pub(crate) finish_reason: Option<String>,
-    /// The model that answered.
-    pub(crate) model_version: Option<String>,
     /// Whether the API's whole answer is shown.
     pub(crate) full: bool,
 }
@@ -81,7 +75,7 @@ impl<W: Write> ResultsWriter<W> {
     }
 
     /// Writes one row.
-    pub(crate) fn row(&mut self, row: &ResultRow<'_>) -> io::Result<()> {
+    pub(crate) fn row(&mut self, row: &ResultRow) -> io::Result<()> {
         let first = self.written == 0;
         match &mut self.rows {
             Rows::Jsonl(writer) => {
@@ -123,7 +117,7 @@ pub(super) mod tests {
     use gq::domain::outcome::{ErrorKind, Usage};
     use gq::domain::output::OutputForm;
     use gq::domain::time::Timestamp;
-    use gq::domain::view::{JobError, JobState};
+    use gq::domain::view::{JobError, JobState, JobView};
 
     use super::*;
 
@@ -144,6 +138,7 @@ pub(super) mod tests {
             started_at: Some(Timestamp(1000)),
             finished_at: Some(Timestamp(2500)),
             due_at: Timestamp(0),
+            text: None,
             output: None,
         }
     }
@@ -164,19 +159,18 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::cli::output) fn row(job: &JobView) -> ResultRow<'_> {
-        let answer = (job.state == JobState::Succeeded).then(|| "Paris,\n\"FR\".".to_owned());
-        let finish_reason = answer.as_ref().map(|_| "STOP".to_owned());
-        let parsed = job.output.map(|_| answer.as_ref().map(|_| r#"{"a": 1.0}"#.to_owned()));
-        ResultRow {
-            job,
-            response: answer,
+    pub(in crate::cli::output) fn row(job: &JobView) -> ResultRow {
+        let text = (job.state == JobState::Succeeded).then(|| "Paris,\n\"FR\".".to_owned());
+        let finish_reason = text.as_ref().map(|_| "STOP".to_owned());
+        let parsed = job.output.map(|_| text.as_ref().map(|_| r#"{"a": 1.0}"#.to_owned()));
+        let answer = Answer {
+            job: job.clone(),
+            response: text,
             media: Vec::new(),
-            parsed,
             finish_reason,
             model_version: None,
-            full: false,
-        }
+        };
+        ResultRow { answer, media: Vec::new(), parsed, full: false }
     }
 
     pub(in crate::cli::output) fn written(format: ResultFormat, jobs: &[JobView]) -> String {
@@ -243,11 +237,11 @@ pub(super) mod tests {
             path: path.map(Into::into),
             bytes,
         };
-        let row = ResultRow {
-            response: None,
+        let mut row = ResultRow {
             media: vec![image(Some("out/a.png"), Some(7)), image(None, None)],
             ..row(&job)
         };
+        row.answer.response = None;
         let shown = |format| {
             let mut bytes = Vec::new();
             let layout = Layout { format, single: true, full: false };

@@ -11,10 +11,7 @@ use super::results::ResultRow;
 use super::text::alone;
 
 /// Returns the result object with its `attempt_log`.
-pub(crate) fn json_value(
-    row: &ResultRow<'_>,
-    attempts: &[AttemptView],
-) -> serde_json::Result<String> {
+pub(crate) fn json_value(row: &ResultRow, attempts: &[AttemptView]) -> serde_json::Result<String> {
     #[derive(Serialize)]
     struct Shown<'a> {
         #[serde(flatten)]
@@ -26,11 +23,11 @@ pub(crate) fn json_value(
 }
 
 /// Returns the job as text: what it is, its attempts, its answer.
-pub(crate) fn text<Z: TimeZone>(row: &ResultRow<'_>, attempts: &[AttemptView], zone: &Z) -> String
+pub(crate) fn text<Z: TimeZone>(row: &ResultRow, attempts: &[AttemptView], zone: &Z) -> String
 where
     Z::Offset: std::fmt::Display,
 {
-    let job = row.job;
+    let job = &row.answer.job;
     let pair = |name: &str, value: String| vec![name.to_owned(), value];
     let mut facts = vec![
         pair("task", job.task_id.clone()),

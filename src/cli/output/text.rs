@@ -3,14 +3,14 @@
 use super::results::{MediaItem, ResultRow};
 
 /// Returns the answer by itself, or why there is none; what does not fit follows the reason.
-pub(super) fn alone(row: &ResultRow<'_>) -> String {
-    let only_media = row.response.is_none() && !row.media.is_empty();
+pub(super) fn alone(row: &ResultRow) -> String {
+    let only_media = row.answer.response.is_none() && !row.media.is_empty();
     let text = if only_media { None } else { Some(spoken(row)) };
     text.into_iter().chain(row.media.iter().map(media_line)).collect()
 }
 
-fn spoken(row: &ResultRow<'_>) -> String {
-    let mut text = match (&row.job.error, &row.response) {
+fn spoken(row: &ResultRow) -> String {
+    let mut text = match (&row.answer.job.error, &row.answer.response) {
         (None, Some(answer)) => answer.clone(),
         (Some(_), Some(misfit)) => format!("{}\n{misfit}", without_answer(row)),
         (_, None) => without_answer(row),
@@ -31,15 +31,17 @@ fn media_line(media: &MediaItem) -> String {
 }
 
 /// Returns the answer under a line that names its job.
-pub(super) fn block(row: &ResultRow<'_>) -> String {
-    let job = row.job;
+pub(super) fn block(row: &ResultRow) -> String {
+    let job = &row.answer.job;
     format!("── {} / {} ({}) ──\n{}", job.batch, job.task_id, job.state.as_str(), alone(row))
 }
 
-fn without_answer(row: &ResultRow<'_>) -> String {
-    match &row.job.error {
-        Some(error) => format!("{}: {}: {}", row.job.state.as_str(), error.kind, error.message),
-        None => row.job.state.as_str().to_owned(),
+fn without_answer(row: &ResultRow) -> String {
+    match &row.answer.job.error {
+        Some(error) => {
+            format!("{}: {}: {}", row.answer.job.state.as_str(), error.kind, error.message)
+        }
+        None => row.answer.job.state.as_str().to_owned(),
     }
 }
 

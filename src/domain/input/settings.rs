@@ -141,11 +141,12 @@ pub(super) fn not_before(
     })
 }
 
-/// Refuses a line that asks for a stream.
-pub(super) fn stream(fields: &Fields<'_>) -> Result<(), String> {
+/// Returns whether the line's text is stored as it comes.
+pub(super) fn stream(fields: &Fields<'_>, defaults: &Defaults) -> Result<bool, String> {
     match fields.get(Field::Stream) {
-        None | Some("false") => Ok(()),
-        Some("true") => Err("`stream`: streaming is not supported by this version yet".to_owned()),
+        None => Ok(defaults.stream),
+        Some("false") => Ok(false),
+        Some("true") => Ok(true),
         Some(_) => Err("`stream` must be true or false".to_owned()),
     }
 }

@@ -6,7 +6,7 @@ use crate::domain::media_type;
 use crate::domain::parts::Kind;
 
 fn defaults() -> Defaults {
-    Defaults { model: "m".to_owned(), priority: 0, max_attempts: 5, not_before: None, schema: None }
+    Defaults { model: "m".to_owned(), ..Defaults::default() }
 }
 
 /// Finds every file but `none`, with a type that its name tells.
@@ -88,8 +88,9 @@ fn task_ids_come_from_the_line_or_from_its_number() {
 #[test]
 fn settings_are_the_lines_own_or_the_defaults() {
     let job = job(r#"{"prompt": "x", "model": "models/g", "priority": -2, "max_attempts": 9,
-        "not_before": "2026-11-24T08:00:00Z", "stream": false, "audio_path": null}"#);
+        "not_before": "2026-11-24T08:00:00Z", "stream": true, "audio_path": null}"#);
     assert_eq!((job.model.as_str(), job.priority, job.max_attempts), ("g", -2, 9));
+    assert!(job.stream);
     assert_eq!(job.not_before, Timestamp::parse("2026-11-24T08:00:00Z"));
 }
 
@@ -168,10 +169,6 @@ fn what_is_wrong_with_a_line_is_told() {
         (
             r#"{"prompt": "<audio> <audio>", "audio_path": "a.mp3"}"#,
             "the prompt has 2 `<audio>` tokens but audio items: 1",
-        ),
-        (
-            r#"{"prompt": "x", "stream": true}"#,
-            "`stream`: streaming is not supported by this version yet",
         ),
         (r#"{"prompt": "x", "stream": 1}"#, "`stream` must be true or false"),
         (r#"{"prompt": "x", "metadata": []}"#, "`metadata` must be an object"),

@@ -1,0 +1,277 @@
+//! `gq ask`: one question, answered by a worker that runs or by itself.
+
+mod prompt;
+
+use std::io::{IsTerminal as _, Read as _};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture;
+use gq::config::NamedKey;
+use gq::domain::input::Defaults;
+use gq::domain::pacing::Pacing;
+use gq::domain::parts::Kind;
+use gq::domain::view::{Counts, JobState};
+use gq::gemini::client::Client;
+use gq::queue::{Answer, Queue, Task};
+use gq::store::{Access, Scope};
+use gq::worker::{Event, Events, Finish, Phase, WorkerOptions};
+use tokio::sync::watch;
+
+use super::args::{AskArgs, Report, ResultFormat};
+use super::context::{Context, no_key, register};
+use super::exit::ExitStatus;
+use super::failure::{Failure, Result};
+use super::output::Output;
+use super::signals::Stop;
+use super::{enqueue, results, settings, speak, work};
+use prompt::Question;
+
+/// The batch of all questions.
+const BATCH: &str = "ask";
+
+/// Before all that is waited for less.
+const PRIORITY: i64 = 1000;
+
+/// So long a worker of another process may take to begin, before this one does it.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// After so long without a word from standard input somebody may wonder.
+const WONDER: Duration = Duration::from_secs(2);
+
+pub(crate) async fn run(context: &mut Context, args: &AskArgs) -> Result<ExitStatus> {
+    let stop = Stop::listen()?;
+    let pacing = settings::pacing(&args.pacing, &context.environment)?;
+    let Some(piped) = stop.unless_requested(piped(context, args)).await else {
+        return Ok(stop.exit_status());
+    };
+    let line = question(args, piped?)?;
+    let defaults = Defaults {
+        model: context.model()?,
+        priority: PRIORITY,
+        schema: args.schema.as_deref().map(enqueue::read_schema).transpose()?,
+        stream: args.format == Report::Text,
+        ..Defaults::default()
+    };
+    let keys = context.keys()?;
+    if keys.is_empty() && !others_work(context).await {
+        return Err(no_key());
+    }
+    let client = if keys.is_empty() { None } else { Some(context.client(&keys, &pacing)?) };
+    let opened = stop.unless_requested(context.store(Access::Write)).await;
+    let Some(store) = opened else { return Ok(stop.exit_status()) };
+    let queue = Queue::over(store?);
+    let asked = stop.unless_requested(queue.enqueue_with(BATCH, &line, defaults)).await;
+    let Some(task) = asked else { return Ok(stop.exit_status()) };
+    let means = client.map(|client| Means { client, keys, pacing });
+    let asking = Asking { queue: &queue, task: task?, stop: &stop, args, means };
+    let status = asking.answered(context).await;
+    work::close(queue.store()).await?;
+    status
+}
+
+/// Reads standard input where it is the prompt or belongs to it.
+async fn piped(context: &Context, args: &AskArgs) -> Result<Option<Vec<u8>>> {
+    let is_prompt = args.prompt.as_deref() == Some("-");
+    if std::io::stdin().is_terminal() && !is_prompt {
+        return Ok(None);
+    }
+    let read = || {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
+    };
+    let mut reading = pin!(tokio::task::spawn_blocking(read));
+    let read = if let Ok(read) = tokio::time::timeout(WONDER, &mut reading).await {
+        read
+    } else {
+        context.out.hint("waiting for the end of standard input");
+        reading.await
+    };
+    let bytes = read.map_err(|error| Failure::new(ExitStatus::Failure, error.to_string()))?;
+    let bytes = bytes.map_err(|error| {
+        Failure::new(ExitStatus::Failure, format!("cannot read standard input: {error}"))
+    })?;
+    Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
+}
+
+fn question(args: &AskArgs, piped: Option<Vec<u8>>) -> Result<serde_json::Value> {
+    let kinds = [
+        (Kind::Audio, &args.audio),
+        (Kind::Image, &args.image),
+        (Kind::Video, &args.video),
+        (Kind::File, &args.file),
+    ];
+    let files = kinds
+        .into_iter()
+        .flat_map(|(kind, paths)| paths.iter().map(move |path| (kind, path.as_path())));
+    let question = Question {
+        typed: args.prompt.as_deref().filter(|prompt| *prompt != "-"),
+        piped,
+        files: files.collect(),
+        system: args.system.as_deref(),
+    };
+    question.line().map_err(|reason| Failure::new(ExitStatus::Usage, reason))
+}
+
+/// Returns whether a worker runs that could do it.
+async fn others_work(context: &Context) -> bool {
+    match context.store(Access::Read).await {
+        Ok(store) => store.is_worked().await.unwrap_or(false),
+        Err(_) => false,
+    }
+}
+
+/// What this process needs to answer by itself.
+struct Means {
+    client: Client,
+    keys: Vec<NamedKey>,
+    pacing: Pacing,
+}
+
+/// A question that is in the queue.
+struct Asking<'a> {
+    queue: &'a Queue,
+    task: Task,
+    stop: &'a Stop,
+    args: &'a AskArgs,
+    /// Absent where others have to answer.
+    means: Option<Means>,
+}
+
+/// What ends the wait for an answer.
+enum End {
+    /// With an error where nobody reads any more.
+    Answered(Result<Box<Answer>>),
+    /// The worker of this process cannot go on, and there is no other.
+    Left(Finish),
+    TimeUp,
+    Stopped,
+}
+
+impl Asking<'_> {
+    async fn answered(&self, context: &mut Context) -> Result<ExitStatus> {
+        let (tell, phase) = watch::channel(Phase::Running);
+        let mut working = pin!(self.work(phase).fuse());
+        let end = self.wait(&mut context.out, working.as_mut()).await?;
+        // A call of ours that is under way after all is paid for, and still recorded.
+        let (phase, status) = match end {
+            End::Answered(answer) => {
+                (Phase::Draining, answer.and_then(|answer| self.print(context, *answer)))
+            }
+            End::Left(finish) => (Phase::Draining, self.left(context, finish)),
+            End::TimeUp => {
+                context.out.error("the time is up; the job stays in the queue");
+                self.tell_where_it_is(context);
+                (Phase::Aborting, Ok(ExitStatus::TimedOut))
+            }
+            End::Stopped => {
+                self.stop.exit_when_requested();
+                let cancelled = self.queue.cancel(&self.task).await;
+                let status = cancelled.map(|()| self.stop.exit_status());
+                (Phase::Aborting, status.map_err(Failure::from))
+            }
+        };
+        tell.send_replace(phase);
+        if !working.is_terminated() {
+            working.await?;
+        }
+        status
+    }
+
+    /// Waits for the answer and prints its text as it comes.
+    async fn wait(
+        &self,
+        out: &mut Output,
+        mut working: Pin<&mut (impl FusedFuture<Output = Result<Option<Finish>>> + Send)>,
+    ) -> Result<End> {
+        let mut talking = pin!(self.talk(out));
+        let mut time_up = pin!(tokio::time::sleep(self.args.timeout));
+        loop {
+            tokio::select! {
+                answer = &mut talking => return Ok(End::Answered(answer.map(Box::new))),
+                finish = &mut working, if !working.is_terminated() => match finish? {
+                    None | Some(Finish::Drained | Finish::Stopped) => {}
+                    // Another one may have other keys.
+                    Some(Finish::NoUsableKey) if self.queue.store().is_worked().await? => {}
+                    Some(finish) => return Ok(End::Left(finish)),
+                },
+                () = &mut time_up => return Ok(End::TimeUp),
+                () = self.stop.requested() => return Ok(End::Stopped),
+            }
+        }
+    }
+
+    async fn talk(&self, out: &mut Output) -> Result<Answer> {
+        match self.args.format {
+            Report::Text => speak::speak(out, self.queue.text_stream(&self.task)).await,
+            Report::Json => Ok(self.queue.wait(&self.task).await?),
+        }
+    }
+
+    /// Works the one job, unless another worker has done it within a moment; none without keys.
+    async fn work(&self, mut phase: watch::Receiver<Phase>) -> Result<Option<Finish>> {
+        let Some(Means { client, keys, pacing }) = &self.means else { return Ok(None) };
+        let store = self.queue.store();
+        if store.is_worked().await? {
+            tokio::select! {
+                () = tokio::time::sleep(MOMENT) => {}
+                _ = phase.changed() => return Ok(None),
+            }
+        }
+        let Some(job) = store.job_id(&self.task.batch, &self.task.task_id).await? else {
+            return Ok(None);
+        };
+        let keys = register(store, keys).await?;
+        let options = WorkerOptions {
+            workers: 1,
+            drain: true,
+            grace: self.args.timeout,
+            reject_truncated: self.args.reject_truncated,
+            ..WorkerOptions::new(Scope::Job(job), pacing, client, keys)
+        };
+        let told = AtomicBool::new(false);
+        let events = Events::to(move |event| tell(event, &told));
+        Ok(Some(gq::worker::run(store, client, options, phase, events).await?))
+    }
+
+    fn print(&self, context: &mut Context, answer: Answer) -> Result<ExitStatus> {
+        let state = answer.job.state;
+        let status =
+            if state == JobState::Succeeded { ExitStatus::Done } else { ExitStatus::SomeFailed };
+        match self.args.format {
+            Report::Json => results::print_one(context, answer, ResultFormat::Jsonl)?,
+            Report::Text if status == ExitStatus::Done && answer.response.is_none() => {
+                results::print_one(context, answer, ResultFormat::Text)?;
+            }
+            Report::Text => speak::end(&context.out, &answer),
+        }
+        Ok(status)
+    }
+
+    /// Says why the job is left to others.
+    fn left(&self, context: &Context, finish: Finish) -> Result<ExitStatus> {
+        let status = work::ending(&context.out, finish, &Counts::default(), self.stop);
+        self.tell_where_it_is(context);
+        status
+    }
+
+    fn tell_where_it_is(&self, context: &Context) {
+        let task = &self.task.task_id;
+        context.out.hint(format!(
+            "`gq work` goes on with it, and `gq results --batch {BATCH} --task-id {task}` has its \
+             answer then"
+        ));
+    }
+}
+
+/// Says once what the answer waits for.
+fn tell(event: &Event, told: &AtomicBool) {
+    if let Event::Turn { waiting: Some(waiting), .. } = event
+        && !told.swap(true, Ordering::Relaxed)
+    {
+        let until = waiting.until.map(|until| until.to_string()).unwrap_or_default();
+        tracing::warn!(reason = waiting.reason, until, "the answer has to wait");
+    }
+}

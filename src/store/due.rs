@@ -1,0 +1,301 @@
+//! What there is to do in a scope: counts, budget, and the jobs that are due, best first.
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::plan::Candidate;
+use crate::domain::time::Timestamp;
+use crate::domain::view::Counts;
+use crate::store::turn::UsedUp;
+use crate::store::{Store, StoreError};
+
+/// Which jobs a worker works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of the database.
+    All,
+    /// Those of one batch, by its row.
+    Batch(i64),
+    /// One, by its row.
+    Job(i64),
+}
+
+impl Scope {
+    /// Returns the parameter that statements of this scope take as their first.
+    fn id(self) -> Option<i64> {
+        match self {
+            Self::All => None,
+            Self::Batch(id) | Self::Job(id) => Some(id),
+        }
+    }
+}
+
+/// Picks a statement about pending jobs by the scope: each finds them by the index of its own. The
+/// macro given makes the statement of the way to the jobs, and of what tells those in scope.
+macro_rules! pending_in {
+    ($scope:expr, $statement:ident) => {
+        match $scope {
+            Scope::All => $statement!("INDEXED BY jobs_due", "?1 IS NULL"),
+            Scope::Batch(_) => $statement!("INDEXED BY jobs_due_in_batch", "j.batch_id = ?1"),
+            Scope::Job(_) => $statement!("NOT INDEXED", "j.id = ?1"),
+        }
+    };
+}
+
+/// What there is to do, as far as a reader sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Pending jobs in scope.
+    pub pending: i64,
+    /// Running jobs in scope.
+    pub running: i64,
+    /// The number of the last job ever added.
+    pub last_job: i64,
+}
+
+impl Store {
+    /// Returns what there is to do in `scope`.
+    pub async fn demand(&self, scope: Scope) -> Result<Demand, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        let State { counts, last_job, .. } = state(&mut connection, scope).await?;
+        Ok(Demand { pending: counts.pending, running: counts.running, last_job })
+    }
+}
+
+/// A scope as a turn sees it first.
+pub(super) struct State {
+    pub(super) counts: Counts,
+    /// Of the whole database where the scope is one job.
+    pub(super) used: UsedUp,
+    /// When the next call of any process may start, where calls keep an interval.
+    pub(super) next_call_at: Timestamp,
+    /// Whether any job of the database has media.
+    pub(super) has_media: bool,
+    last_job: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct StateRow {
+    pending: i64,
+    running: i64,
+    succeeded: i64,
+    failed: i64,
+    cancelled: i64,
+    calls: i64,
+    tokens: i64,
+    cost: i64,
+    next_call_at: i64,
+    has_media: bool,
+    last_job: i64,
+}
+
+macro_rules! state {
+    ($counts_and_budget:literal, $from:literal) => {
+        concat!(
+            "SELECT ",
+            $counts_and_budget,
+            ", m.next_call_at, EXISTS (SELECT 1 FROM media) AS has_media,
+             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0) AS last_job
+             FROM meta AS m LEFT JOIN ",
+            $from
+        )
+    };
+}
+
+/// Reads the scope's counts and budget.
+pub(super) async fn state(
+    connection: &mut SqliteConnection,
+    scope: Scope,
+) -> Result<State, StoreError> {
+    let query = match scope {
+        Scope::All | Scope::Batch(_) => state!(
+            "coalesce(sum(b.pending), 0) AS pending, coalesce(sum(b.running), 0) AS running,
+             coalesce(sum(b.succeeded), 0) AS succeeded, coalesce(sum(b.failed), 0) AS failed,
+             coalesce(sum(b.cancelled), 0) AS cancelled,
+             iif(?1 IS NULL, m.calls, coalesce(max(b.calls), 0)) AS calls,
+             iif(?1 IS NULL, m.tokens, coalesce(max(b.tokens), 0)) AS tokens,
+             iif(?1 IS NULL, m.cost, coalesce(max(b.cost), 0)) AS cost",
+            "batches AS b ON ?1 IS NULL OR b.id = ?1"
+        ),
+        Scope::Job(_) => state!(
+            "coalesce(j.state = 'pending', 0) AS pending,
+             coalesce(j.state = 'running', 0) AS running,
+             coalesce(j.state = 'succeeded', 0) AS succeeded,
+             coalesce(j.state = 'failed', 0) AS failed,
+             coalesce(j.state = 'cancelled', 0) AS cancelled, m.calls, m.tokens, m.cost",
+            "jobs AS j ON j.id = ?1"
+        ),
+    };
+    let row: StateRow = sqlx::query_as(query).bind(scope.id()).fetch_one(connection).await?;
+    Ok(State {
+        counts: Counts {
+            pending: row.pending,
+            running: row.running,
+            succeeded: row.succeeded,
+            failed: row.failed,
+            cancelled: row.cancelled,
+        },
+        used: UsedUp { calls: row.calls, tokens: row.tokens, cost: row.cost },
+        next_call_at: Timestamp(row.next_call_at),
+        has_media: row.has_media,
+        last_job: row.last_job,
+    })
+}
+
+macro_rules! models {
+    ($way:literal, $own:literal) => {
+        concat!(
+            "SELECT id FROM models AS m WHERE EXISTS
+                (SELECT 1 FROM jobs AS j ",
+            $way,
+            " WHERE j.state = 'pending' AND ",
+            $own,
+            " AND j.model_id = m.id)"
+        )
+    };
+}
+
+/// Returns the models that have pending jobs in scope.
+pub(super) async fn models(
+    connection: &mut SqliteConnection,
+    scope: Scope,
+) -> Result<Vec<i64>, StoreError> {
+    let query = pending_in!(scope, models);
+    Ok(sqlx::query_scalar(query).bind(scope.id()).fetch_all(connection).await?)
+}
+
+/// The levels of priority of a model's pending jobs, the highest first: each is found by the index,
+/// and only when the ones before it did not have enough.
+macro_rules! by_level {
+    ($way:literal, $own:literal, $($rest:expr),+) => {
+        concat!(
+            "WITH RECURSIVE level (priority) AS (
+                 SELECT (SELECT j.priority FROM jobs AS j ",
+            $way,
+            " WHERE j.state = 'pending' AND ",
+            $own,
+            " AND j.model_id = ?2 ORDER BY j.priority DESC LIMIT 1)
+             UNION ALL
+                 SELECT (SELECT j.priority FROM jobs AS j ",
+            $way,
+            " WHERE j.state = 'pending' AND ",
+            $own,
+            " AND j.model_id = ?2 AND j.priority < level.priority
+                          ORDER BY j.priority DESC LIMIT 1)
+                   FROM level WHERE level.priority IS NOT NULL) ",
+            $($rest),+
+        )
+    };
+}
+
+macro_rules! due {
+    ($way:literal, $own:literal) => {
+        by_level!(
+            $way,
+            $own,
+            "SELECT j.id, j.priority, j.due_at, CASE WHEN j.attempts > 0 THEN j.key_id END
+               FROM level CROSS JOIN jobs AS j ",
+            $way,
+            " WHERE j.state = 'pending' AND ",
+            $own,
+            " AND j.model_id = ?2 AND j.priority = level.priority AND j.due_at <= ?3 LIMIT ?4"
+        )
+    };
+}
+
+/// Returns the best `most` due jobs of `model`: the rows come in the order of the levels, and in
+/// each in that of the index, by due time and id.
+pub(super) async fn due(
+    connection: &mut SqliteConnection,
+    scope: Scope,
+    model: i64,
+    now: Timestamp,
+    most: usize,
+) -> Result<Vec<Candidate>, StoreError> {
+    let rows: Vec<(i64, i64, i64, Option<i64>)> = sqlx::query_as(pending_in!(scope, due))
+        .bind(scope.id())
+        .bind(model)
+        .bind(now.0)
+        .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    let candidate = |(job, priority, due_at, avoid)| Candidate {
+        job,
+        model,
+        priority,
+        due_at: Timestamp(due_at),
+        avoid,
+        uploads: None,
+    };
+    Ok(rows.into_iter().map(candidate).collect())
+}
+
+macro_rules! next_due {
+    ($way:literal, $own:literal) => {
+        by_level!(
+            $way,
+            $own,
+            "SELECT min((SELECT j.due_at FROM jobs AS j ",
+            $way,
+            " WHERE j.state = 'pending' AND ",
+            $own,
+            " AND j.model_id = ?2 AND j.priority = level.priority AND j.due_at > ?3
+                          ORDER BY j.due_at LIMIT 1))
+               FROM (SELECT priority FROM level WHERE priority IS NOT NULL LIMIT ?4) AS level"
+        )
+    };
+}
+
+/// Levels of priority that are asked for the next job to come due; a worker looks again soon
+/// anyway.
+const LEVELS: i64 = 64;
+
+/// Returns when the next job of `model` comes due that is not due yet.
+pub(super) async fn next_due(
+    connection: &mut SqliteConnection,
+    scope: Scope,
+    model: i64,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    let due: Option<i64> = sqlx::query_scalar(pending_in!(scope, next_due))
+        .bind(scope.id())
+        .bind(model)
+        .bind(now.0)
+        .bind(LEVELS)
+        .fetch_one(connection)
+        .await?;
+    Ok(due.map(Timestamp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Access, Store};
+
+    #[tokio::test]
+    async fn due_jobs_are_found_by_their_index_on_a_database_that_was_never_analysed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("q.db"), Access::Write).await.unwrap();
+        let by = |index: &str, columns: &str| format!("SEARCH j USING INDEX {index} ({columns})");
+        let whole = "model_id=? AND priority=? AND due_at<?";
+        let in_batch = format!("batch_id=? AND {whole}");
+        for (scope, search) in [
+            (Scope::All, by("jobs_due", whole)),
+            (Scope::Batch(1), by("jobs_due_in_batch", &in_batch)),
+            (Scope::Job(1), "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)".to_owned()),
+        ] {
+            for statement in
+                [pending_in!(scope, due), pending_in!(scope, next_due), pending_in!(scope, models)]
+            {
+                let query = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+                let rows: Vec<(i64, i64, i64, String)> =
+                    sqlx::query_as(query).fetch_all(&store.readers).await.unwrap();
+                let plan: Vec<&str> = rows.iter().map(|row| row.3.as_str()).collect();
+                assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
+                assert!(!plan.iter().any(|step| step.starts_with("SCAN j")), "{plan:?}");
+                if statement == pending_in!(scope, due) {
+                    assert_eq!(plan.last(), Some(&search.as_str()), "{plan:?}");
+                }
+            }
+        }
+    }
+}
