@@ -7,6 +7,7 @@ mod enqueue;
 pub(crate) mod exit;
 mod failure;
 mod file;
+mod follow;
 mod manage;
 mod media;
 pub(crate) mod output;

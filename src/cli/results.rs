@@ -2,26 +2,28 @@
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use gq::domain::output;
 use gq::domain::view::JobState;
 use gq::queue::Answer;
 use gq::store::{Access, ResultFilter, Store};
-use tokio::time::Instant;
 
 use super::args::{Report, ResultFormat, ResultsArgs, ResultsOptions, ShowArgs};
 use super::context::Context;
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
 use super::file::{self, WholeFile};
+use super::follow;
 use super::media::MediaFolder;
 use super::output::results::{Layout, ResultRow, ResultsWriter};
 use super::output::show;
 use super::signals::Stop;
 
-/// How often `--wait` looks.
-const POLL: Duration = Duration::from_millis(50);
+/// How often `--wait` looks where nothing tells of commits.
+const POLL: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<ExitStatus> {
     let options = &args.options;
@@ -33,7 +35,12 @@ pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<Exi
         states: options.states.clone(),
     };
     known(&store, &filter).await?;
-    if options.wait {
+    if options.follow {
+        let status = follow::run(context, &store, &filter, options).await?;
+        if status != ExitStatus::Done {
+            return Ok(status);
+        }
+    } else if options.wait {
         let stop = Stop::listen()?;
         // A state says what to print in the end; until then any of the jobs may get into it.
         let jobs = ResultFilter { states: Vec::new(), ..filter.clone() };
@@ -45,7 +52,9 @@ pub(crate) async fn run(context: &mut Context, args: &ResultsArgs) -> Result<Exi
         }
         stop.exit_when_requested();
     }
-    print(context, &store, filter.clone(), options).await?;
+    if !options.follow {
+        print(context, &store, filter.clone(), options).await?;
+    }
     let counts = store.count(&filter).await?;
     let some_failed = options.wait && counts.failed + counts.cancelled > 0;
     Ok(if some_failed { ExitStatus::SomeFailed } else { ExitStatus::Done })
@@ -74,19 +83,20 @@ async fn wait(
     timeout: Option<Duration>,
     stop: &Stop,
 ) -> Result<Option<ExitStatus>> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    loop {
+    let mut changes = store.changes(POLL);
+    let mut time_up = pin!(OptionFuture::from(timeout.map(tokio::time::sleep)));
+    let status = loop {
         if store.count(filter).await?.unfinished() == 0 {
-            return Ok(None);
-        }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Ok(Some(ExitStatus::TimedOut));
+            break None;
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            () = stop.requested() => return Ok(Some(stop.exit_status())),
+            () = changes.next() => {}
+            Some(()) = &mut time_up => break Some(ExitStatus::TimedOut),
+            () = stop.requested() => break Some(stop.exit_status()),
         }
-    }
+    };
+    changes.close().await?;
+    Ok(status)
 }
 
 /// Prints the results that fit `filter`, finished ones where it names neither task nor state.
@@ -99,12 +109,8 @@ pub(crate) async fn print(
     if filter.states.is_empty() && filter.task_ids.is_empty() {
         filter.states = JobState::ALL.into_iter().filter(|state| state.is_finished()).collect();
     }
-    let single = filter.task_ids.len() == 1;
     let path = options.output.as_deref().filter(|path| *path != Path::new("-"));
-    let on_terminal = context.out.stdout_is_terminal && path.is_none();
-    let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
-    let format = options.format.unwrap_or(default);
-    let layout = Layout { format, single, full: options.full };
+    let layout = layout(context, options);
     let mut media = MediaFolder::open(options.media_dir.as_deref())?;
     if let Some(path) = path {
         write_file(store, &filter, layout, &mut media, path).await?;
@@ -116,6 +122,15 @@ pub(crate) async fn print(
         context.out.warning(warning);
     }
     Ok(())
+}
+
+/// Returns the form of the results asked for.
+pub(crate) fn layout(context: &Context, options: &ResultsOptions) -> Layout {
+    let single = options.task_ids.len() == 1;
+    let to_file = options.output.as_deref().is_some_and(|path| path != Path::new("-"));
+    let on_terminal = context.out.stdout_is_terminal && !to_file;
+    let default = if single && on_terminal { ResultFormat::Text } else { ResultFormat::Jsonl };
+    Layout { format: options.format.unwrap_or(default), single, full: options.full }
 }
 
 async fn write_file(
@@ -180,7 +195,11 @@ pub(crate) fn print_one(context: &mut Context, answer: Answer, format: ResultFor
 }
 
 /// Returns the row of a job, with its media written where that is asked for.
-fn row(mut answer: Answer, full: bool, media: &mut MediaFolder<'_>) -> Result<ResultRow> {
+pub(crate) fn row(
+    mut answer: Answer,
+    full: bool,
+    media: &mut MediaFolder<'_>,
+) -> Result<ResultRow> {
     let media = media.take(&answer.job, std::mem::take(&mut answer.media))?;
     let succeeded = answer.job.state == JobState::Succeeded;
     let value = answer.response.as_deref().filter(|_| succeeded);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use gq::domain::pacing::Pacing;
 use gq::domain::view::Counts;
 use gq::mock::MockServer;
@@ -9,6 +10,7 @@ use gq::mock::config::Config;
 use gq::store::{ResultFilter, Scope, Store};
 use gq::worker::{Finish, WorkerOptions};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use super::args::{RunArgs, WorkArgs, WorkOptions};
 use super::context::{Api, Context, no_key};
@@ -17,7 +19,7 @@ use super::failure::{Failure, Result};
 use super::output::Output;
 use super::progress::Progress;
 use super::signals::Stop;
-use super::{enqueue, results, settings};
+use super::{enqueue, follow, results, settings};
 
 /// How long a command that ends waits for the database to close; a writer that waits for another
 /// process's lock would not let it.
@@ -74,13 +76,16 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
     if let Some(limit) = args.results.timeout {
         stop.after(limit);
     }
+    let filter = ResultFilter {
+        task_ids: args.results.task_ids.clone(),
+        batch: Some(stored.batch.clone()),
+        states: args.results.states.clone(),
+    };
     let worked = async {
+        if args.results.follow {
+            return run_and_follow(context, &store, args, &pacing, &filter, &stop).await;
+        }
         let status = run_batch(context, &store, args, &pacing, &stored.batch, &stop).await?;
-        let filter = ResultFilter {
-            task_ids: args.results.task_ids.clone(),
-            batch: Some(stored.batch.clone()),
-            states: args.results.states.clone(),
-        };
         stop.exit_when_requested();
         results::print(context, &store, filter, &args.results).await?;
         Ok(status)
@@ -88,6 +93,35 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
     .await;
     close(&store).await?;
     worked
+}
+
+/// Works a batch and prints each result as it finishes.
+async fn run_and_follow(
+    context: &mut Context,
+    store: &Store,
+    args: &RunArgs,
+    pacing: &Pacing,
+    filter: &ResultFilter,
+    stop: &Stop,
+) -> Result<ExitStatus> {
+    let layout = results::layout(context, &args.results);
+    let mut data = context.out.take();
+    let (end, ended) = oneshot::channel::<()>();
+    let working = async {
+        let batch = filter.batch.as_deref().unwrap_or_default();
+        let status = run_batch(context, store, args, pacing, batch, stop).await;
+        drop(end);
+        status
+    };
+    // The other side is dropped, which says all.
+    let done = ended.map(|_| ());
+    let printing = follow::print(&mut data, store, filter, &args.results, layout, done);
+    let (status, printed) = tokio::join!(working, printing);
+    context.out.give_back(data);
+    if let Some(warning) = printed? {
+        context.out.warning(warning);
+    }
+    status
 }
 
 async fn run_batch(

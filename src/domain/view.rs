@@ -66,6 +66,8 @@ pub struct JobError {
 /// One job as `gq results` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobView {
+    /// Its row.
+    pub id: i64,
     /// The caller's name for the job.
     pub task_id: String,
     /// The name it was enqueued under.
@@ -96,6 +98,8 @@ pub struct JobView {
     pub finished_at: Option<Timestamp>,
     /// When a pending job is due.
     pub due_at: Timestamp,
+    /// Whether its text is stored as it comes.
+    pub stream: bool,
     /// The text so far of a streaming job that is not finished.
     pub text: Option<String>,
     /// In which form the answer holds a value, where the request has a schema.

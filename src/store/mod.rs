@@ -45,7 +45,7 @@ pub use liveness::Registration;
 pub use manage::Selection;
 pub use media::{ClaimedMedia, ClaimedSource, FileStamp};
 pub use pieces::{Heard, Interest, News, Piece};
-pub use read::{Page, ResultFilter};
+pub use read::{Finish, Page, ResultFilter};
 pub use turn::{
     Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
 };

@@ -18,6 +18,15 @@ pub struct ResultFilter {
     pub states: Vec<JobState>,
 }
 
+/// When a job finished; the order of jobs that finish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finish {
+    /// The time.
+    pub at: Timestamp,
+    /// Its row.
+    pub job: i64,
+}
+
 /// Jobs in input order, and where to go on.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -58,6 +67,7 @@ struct Row {
     finished_at: Option<i64>,
     due_at: i64,
     output: Option<String>,
+    stream: bool,
     text: Option<String>,
 }
 
@@ -68,7 +78,7 @@ macro_rules! select_jobs {
             "SELECT j.id, j.task_id, b.name AS batch, j.state, i.metadata, a.raw, t.outcome,
                     t.message, t.http_status, m.name AS model, t.prompt_tokens, t.cached_tokens,
                     t.output_tokens, t.thought_tokens, t.total_tokens, j.attempts, k.name AS key,
-                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at, j.output,
+                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at, j.output, j.stream,
                     CASE WHEN j.stream AND j.state IN ('pending', 'running') THEN
                         (SELECT group_concat(p.text, '' ORDER BY p.place) FROM pieces AS p
                           WHERE p.job_id = j.id AND p.claim = j.claim) END AS text
@@ -111,12 +121,31 @@ impl Store {
                     CROSS JOIN jobs AS n ON n.batch_id = o.id AND n.task_id = e.value)"
             ),
         };
+        let (states, tasks) = (bulk::json(&states)?, bulk::json(&filter.task_ids)?);
+        self.page(query, after, batch, [states, tasks, String::new()]).await
+    }
+
+    /// Returns those of the jobs `ids` after row `after`, in the order they came in.
+    pub async fn results_of(&self, ids: &[i64], after: i64) -> Result<Page, StoreError> {
+        let query = select_jobs!(" AND ?2 IS NULL AND j.id IN (SELECT value FROM json_each(?6))");
+        let all = "[]".to_owned();
+        self.page(query, after, None, [all.clone(), all, bulk::json(ids)?]).await
+    }
+
+    async fn page(
+        &self,
+        query: &'static str,
+        after: i64,
+        batch: Option<i64>,
+        [states, tasks, ids]: [String; 3],
+    ) -> Result<Page, StoreError> {
         let mut found = sqlx::query_as::<_, Row>(query)
             .bind(after)
             .bind(batch)
-            .bind(bulk::json(&states)?)
-            .bind(bulk::json(&filter.task_ids)?)
+            .bind(states)
+            .bind(tasks)
             .bind(PAGE_ROWS)
+            .bind(ids)
             .fetch(&self.readers);
         let mut rows = Vec::new();
         let mut bytes = 0;
@@ -133,6 +162,32 @@ impl Store {
         let next = rows.last().map(|row| row.id).filter(|_| full);
         let jobs = rows.into_iter().map(JobView::try_from).collect::<Result<_, _>>()?;
         Ok(Page { jobs, next })
+    }
+
+    /// Returns up to 1,000 jobs that fit `filter` and finished after `from`, in the order in which
+    /// they did.
+    pub async fn finished(
+        &self,
+        filter: &ResultFilter,
+        from: Finish,
+    ) -> Result<Vec<Finish>, StoreError> {
+        let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+        let rows: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT j.finished_at, j.id FROM jobs AS j INDEXED BY jobs_finished
+              WHERE j.finished_at >= ?1 AND (j.finished_at, j.id) > (?1, ?2)
+                AND (?3 IS NULL OR j.batch_id = (SELECT id FROM batches WHERE name = ?3))
+                AND (?4 = '[]' OR j.state IN (SELECT value FROM json_each(?4)))
+                AND (?5 = '[]' OR j.task_id IN (SELECT value FROM json_each(?5)))
+              ORDER BY j.finished_at, j.id LIMIT 1000",
+        )
+        .bind(from.at.0)
+        .bind(from.job)
+        .bind(&filter.batch)
+        .bind(bulk::json(&states)?)
+        .bind(bulk::json(&filter.task_ids)?)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows.into_iter().map(|(at, job)| Finish { at: Timestamp(at), job }).collect())
     }
 
     /// Returns the attempts at the jobs called `task_id`, each with its batch, in order.
@@ -300,6 +355,7 @@ impl TryFrom<Row> for JobView {
             }),
         };
         Ok(Self {
+            id: row.id,
             task_id: row.task_id,
             batch: row.batch,
             state,
@@ -321,6 +377,7 @@ impl TryFrom<Row> for JobView {
             started_at: row.started_at.map(Timestamp),
             finished_at: row.finished_at.map(Timestamp),
             due_at: Timestamp(row.due_at),
+            stream: row.stream,
             text: row.text,
             output: row.output.map(|form| form.parse()).transpose().map_err(StoreError::Value)?,
         })

@@ -8,6 +8,7 @@ mod database;
 mod disk;
 mod enqueue;
 mod examples;
+mod follow;
 mod help;
 mod large;
 mod layering;

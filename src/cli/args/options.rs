@@ -109,7 +109,9 @@ pub(crate) struct ResultsOptions {
     /// How long to wait, or to `run`, at most, such as `30s` or `5m` [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     pub(crate) timeout: Option<Duration>,
-    #[arg(long, hide = true)]
+    /// Print each result as it finishes, until all jobs are; of one streaming job named by
+    /// `--task-id` the text as it comes
+    #[arg(long)]
     pub(crate) follow: bool,
 }
 

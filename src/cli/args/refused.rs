@@ -1,6 +1,6 @@
 //! What parses and yet cannot be done, said by name instead of being ignored.
 
-use super::{Cli, Command, PacingArgs, ResultsOptions, WorkOptions};
+use super::{Cli, Command, PacingArgs, WorkOptions};
 
 /// Why a command line is refused, in words; the exit code is that of wrong usage.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,10 +26,10 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
     let not_yet = match &cli.command {
         Command::Ask(args) => pacing(&args.pacing),
         Command::Work(args) => pacing(&args.options.pacing),
-        Command::Run(args) => pacing(&args.work.pacing).or_else(|| results(&args.results)),
-        Command::Results(args) => results(&args.options),
+        Command::Run(args) => pacing(&args.work.pacing),
         Command::Status(args) => args.watch.then_some("--watch"),
         Command::Enqueue(_)
+        | Command::Results(_)
         | Command::Show(_)
         | Command::Keys(_)
         | Command::Media(_)
@@ -40,7 +40,9 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
         | Command::Completions(_) => None,
     };
     not_yet.map(Refusal::NotYet).or_else(|| match &cli.command {
-        Command::Results(args) if args.options.timeout.is_some() && !args.options.wait => {
+        Command::Results(args)
+            if args.options.timeout.is_some() && !args.options.wait && !args.options.follow =>
+        {
             Some(Refusal::Needs { flag: "--timeout", needed: "--wait" })
         }
         Command::Work(args) => all_reserved(&args.options),
@@ -51,10 +53,6 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
 
 fn all_reserved(options: &WorkOptions) -> Option<Refusal> {
     (options.reserve >= options.workers).then_some(Refusal::AllReserved)
-}
-
-fn results(options: &ResultsOptions) -> Option<&'static str> {
-    options.follow.then_some("--follow")
 }
 
 fn pacing(args: &PacingArgs) -> Option<&'static str> {
@@ -77,7 +75,6 @@ mod tests {
     fn what_comes_later_is_refused_by_name() {
         for (line, name) in [
             ("gq ask hello --rpm 5", "--rpm"),
-            ("gq results --follow", "--follow"),
             ("gq status --watch", "--watch"),
             ("gq work --rpm 5", "--rpm"),
             ("gq work --tpm m=5", "--tpm"),

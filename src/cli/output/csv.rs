@@ -86,7 +86,7 @@ impl<W: Write> CsvRows<W> {
     }
 
     /// Hands on what is buffered.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
 }

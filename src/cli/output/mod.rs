@@ -62,6 +62,17 @@ impl Output {
         self.data.flush()
     }
 
+    /// Hands over where rows of data are written, for one who writes while others print; it has to
+    /// be given back.
+    pub(crate) fn take(&mut self) -> Box<dyn Write> {
+        std::mem::replace(&mut self.data, Box::new(io::sink()))
+    }
+
+    /// Takes back what [`take`](Self::take) handed over.
+    pub(crate) fn give_back(&mut self, data: Box<dyn Write>) {
+        self.data = data;
+    }
+
     /// Says that something failed.
     pub(crate) fn error(&self, message: impl Display) {
         self.note("error", "31", &message.to_string());

@@ -99,6 +99,14 @@ impl<W: Write> ResultsWriter<W> {
         Ok(())
     }
 
+    /// Hands on what is buffered.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        match &mut self.rows {
+            Rows::Jsonl(writer) | Rows::Json(writer) | Rows::Text { writer, .. } => writer.flush(),
+            Rows::Csv(rows) => rows.flush(),
+        }
+    }
+
     /// Ends the output and hands on what is buffered.
     pub(crate) fn finish(self) -> io::Result<()> {
         match self.rows {
@@ -107,7 +115,7 @@ impl<W: Write> ResultsWriter<W> {
                 writer.write_all(if self.written == 0 { b"]\n" } else { b"\n]\n" })?;
                 writer.flush()
             }
-            Rows::Csv(rows) => rows.finish(),
+            Rows::Csv(mut rows) => rows.flush(),
         }
     }
 }
@@ -123,6 +131,7 @@ pub(super) mod tests {
 
     pub(in crate::cli::output) fn answered() -> JobView {
         JobView {
+            id: 1,
             task_id: "task_1".into(),
             batch: "prompts".into(),
             state: JobState::Succeeded,
@@ -138,6 +147,7 @@ pub(super) mod tests {
             started_at: Some(Timestamp(1000)),
             finished_at: Some(Timestamp(2500)),
             due_at: Timestamp(0),
+            stream: false,
             text: None,
             output: None,
         }
