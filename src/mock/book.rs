@@ -59,6 +59,8 @@ pub struct Stats {
     pub peak_in_flight: u64,
     /// Requests waiting for a release.
     pub held: u64,
+    /// Chunks of streamed answers that were sent.
+    pub chunks: u64,
     /// Prompts that were answered more than once.
     pub duplicates: u64,
     /// Answers sent, by status.
@@ -157,6 +159,7 @@ pub(super) struct Book {
     in_flight: AtomicI64,
     peak: AtomicI64,
     held: AtomicU64,
+    chunks: AtomicU64,
     pages: Mutex<Pages>,
     changed: Notify,
 }
@@ -192,6 +195,12 @@ impl Book {
     /// Notes that a request waits no more.
     pub(super) fn unhold(&self) {
         self.held.fetch_sub(1, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// Notes chunks of a streamed answer that are sent.
+    pub(super) fn chunks(&self, count: u64) {
+        self.chunks.fetch_add(count, Relaxed);
         self.changed.notify_waiters();
     }
 
@@ -262,6 +271,7 @@ impl Book {
         let generation = pages.generation + 1;
         *pages = Pages { generation, ..Pages::default() };
         self.peak.store(self.in_flight.load(Relaxed), Relaxed);
+        self.chunks.store(0, Relaxed);
     }
 
     /// Says that a count changed which is kept elsewhere.
@@ -303,6 +313,7 @@ impl Book {
             in_flight: positive(self.in_flight.load(Relaxed)),
             peak_in_flight: positive(self.peak.load(Relaxed)),
             held: self.held.load(Relaxed),
+            chunks: self.chunks.load(Relaxed),
             duplicates: pages.duplicates,
             by_status: pages.statuses.clone(),
             by_key: pages.keys.iter().map(|(key, counts)| (fingerprint(key), *counts)).collect(),

@@ -3,6 +3,7 @@
 //! Owns the shape of the configuration file; what each value does lives with the part it steers.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,6 +52,8 @@ pub struct Config {
     pub day_ms: Option<u64>,
     /// What becomes of uploaded files.
     pub files: FilesConfig,
+    /// How streamed answers are sent.
+    pub stream: StreamConfig,
     /// Faults and fixed answers; the first rule that fires decides.
     pub script: Vec<Rule>,
     /// Whether each request is kept for [`MockServer::requests`](super::MockServer::requests).
@@ -74,6 +77,7 @@ impl Default for Config {
             minute_ms: 60_000,
             day_ms: None,
             files: FilesConfig::default(),
+            stream: StreamConfig::default(),
             script: Vec::new(),
             record: true,
             record_bodies: false,
@@ -214,6 +218,58 @@ impl Default for FilesConfig {
     }
 }
 
+/// How streamed answers are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamConfig {
+    /// How many letters of the text are in a chunk.
+    pub chunk_chars: NonZeroUsize,
+    /// How long each chunk takes.
+    pub chunk_delay_ms: Latency,
+    /// What ends a line.
+    pub line_end: LineEnd,
+    /// The network gets so many bytes at a time, wherever that cuts; left out, whole events.
+    pub split_bytes: Option<NonZeroUsize>,
+    /// The network gets so many events at a time.
+    pub events_per_write: NonZeroUsize,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            chunk_chars: NonZeroUsize::MIN.saturating_add(19),
+            chunk_delay_ms: Latency::default(),
+            line_end: LineEnd::default(),
+            split_bytes: None,
+            events_per_write: NonZeroUsize::MIN,
+        }
+    }
+}
+
+/// What ends a line of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineEnd {
+    /// As the real one does.
+    #[default]
+    Crlf,
+    /// A line feed.
+    Lf,
+    /// A carriage return.
+    Cr,
+}
+
+impl LineEnd {
+    /// Returns its bytes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Crlf => "\r\n",
+            Self::Lf => "\n",
+            Self::Cr => "\r",
+        }
+    }
+}
+
 /// One key.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -280,6 +336,8 @@ mod tests {
         assert!(Config::from_json(r#"{"latencyms": 5}"#).is_err());
         assert!(Config::from_json(r#"{"quota": {"rpmm": 5}}"#).is_err());
         assert!(Config::from_json(r#"{"files": {"processing": 5}}"#).is_err());
+        assert!(Config::from_json(r#"{"stream": {"chunk": 5}}"#).is_err());
+        assert!(Config::from_json(r#"{"stream": {"chunk_chars": 0}}"#).is_err());
         assert!(Config::from_json(r#"{"keys": {"a": {"status": "lost"}}}"#).is_err());
     }
 

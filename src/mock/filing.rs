@@ -70,7 +70,7 @@ impl Ruling<'_> {
             Some(rule) => Verdict {
                 hold: rule.hold,
                 delay_ms: rule.delay_ms,
-                reply: ruling::dressed(rule, reply),
+                ..ruling::dressed(rule, reply).into()
             },
         }
     }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::answer::Answer;
 use super::error::{self, ApiError};
 use super::script::Fault;
+use super::stream::Plan;
 use super::wire::Wire;
 
 /// The content type of JSON.
@@ -43,12 +44,23 @@ pub(super) struct Reply {
     pub(super) fault: Option<Fault>,
     /// The size of a huge body.
     pub(super) bytes: Option<u64>,
+    /// The body in pieces that are sent one by one, where it is streamed.
+    pub(super) stream: Option<Box<Plan>>,
 }
 
 impl Reply {
     pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let (headers, body) = (Vec::new(), body.into());
-        Self { status, content_type, body, headers, usable: false, fault: None, bytes: None }
+        Self {
+            status,
+            content_type,
+            body,
+            headers,
+            usable: false,
+            fault: None,
+            bytes: None,
+            stream: None,
+        }
     }
 
     /// Returns an answer without a body.
@@ -104,7 +116,9 @@ impl Reply {
             Some(Fault::ResetAfterHeaders) => {
                 (Some(body.len() as u64), Body::from_stream(reset_later(wire.clone())))
             }
-            Some(Fault::CutBody) => (Some(body.len() as u64), Body::from_stream(then_fail(half))),
+            Some(Fault::CutBody | Fault::EndEarly) => {
+                (Some(body.len() as u64), Body::from_stream(then_fail(half)))
+            }
             Some(Fault::Stall) => {
                 let stalled = stalling(half, stopping.clone());
                 (Some(body.len() as u64), Body::from_stream(stalled))
@@ -113,6 +127,13 @@ impl Reply {
         };
         let mut response = Response::new(body);
         self.write_head(length, &mut response);
+        response
+    }
+
+    /// Returns the response with a body that is sent piece by piece.
+    pub(super) fn into_streamed(self, body: Body) -> Response<Body> {
+        let mut response = Response::new(body);
+        self.write_head(None, &mut response);
         response
     }
 
@@ -146,7 +167,7 @@ pub(super) async fn stopped(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-fn cut() -> std::io::Error {
+pub(super) fn cut() -> std::io::Error {
     std::io::ErrorKind::ConnectionAborted.into()
 }
 

@@ -25,6 +25,7 @@ pub(super) enum Route<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ModelMethod {
     GenerateContent,
+    StreamGenerateContent,
     CountTokens,
 }
 
@@ -32,6 +33,7 @@ impl ModelMethod {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::GenerateContent => "generateContent",
+            Self::StreamGenerateContent => "streamGenerateContent",
             Self::CountTokens => "countTokens",
         }
     }
@@ -103,6 +105,9 @@ impl<'a> Route<'a> {
             None if method == Method::GET => Self::ModelInfo { version, model: name },
             Some((model, "generateContent")) if method == Method::POST => {
                 Self::Call { version, model, method: ModelMethod::GenerateContent }
+            }
+            Some((model, "streamGenerateContent")) if method == Method::POST => {
+                Self::Call { version, model, method: ModelMethod::StreamGenerateContent }
             }
             Some((model, "countTokens")) if method == Method::POST => {
                 Self::Call { version, model, method: ModelMethod::CountTokens }

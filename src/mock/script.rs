@@ -11,10 +11,11 @@ use serde_json::Value;
 use super::canned::Canned;
 
 /// One rule: the first fields pick requests (all given ones must hold), the rest act.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the file")]
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rule {
-    /// Which calls it looks at; left out, `generateContent`.
+    /// Which calls it looks at; left out, those that generate, streamed or not.
     pub method: MethodFilter,
     /// Only calls with this key.
     pub key: Option<String>,
@@ -35,8 +36,12 @@ pub struct Rule {
     /// What the choice by `probability` starts from; the same seed chooses the same.
     pub seed: u64,
 
+    /// Sends so many chunks of a streamed answer before it does what follows; left out, none.
+    pub after_chunks: Option<usize>,
     /// Waits until a release lets it go on.
     pub hold: bool,
+    /// Lets each chunk of a streamed answer wait for a release of its own.
+    pub hold_chunks: bool,
     /// Waits so long.
     pub delay_ms: u64,
     /// Answers with a ready-made body.
@@ -45,6 +50,8 @@ pub struct Rule {
     pub status: Option<u16>,
     /// Answers with this body: text as it stands, any other value as JSON.
     pub body: Option<Value>,
+    /// Sends an error in the midst of a stream as bare JSON, without `data:`.
+    pub bare: bool,
     /// Answers with this text, as the model.
     pub text: Option<String>,
     /// Breaks the answer on its way.
@@ -60,10 +67,16 @@ pub struct Rule {
 /// Which calls a rule looks at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum MethodFilter {
-    /// `generateContent`.
+    /// `generateContent` and `streamGenerateContent`; has no name.
     #[default]
+    #[serde(skip)]
+    Generate,
+    /// `generateContent`.
     #[serde(rename = "generateContent")]
     GenerateContent,
+    /// `streamGenerateContent`.
+    #[serde(rename = "streamGenerateContent")]
+    StreamGenerateContent,
     /// `countTokens`.
     #[serde(rename = "countTokens")]
     CountTokens,
@@ -106,6 +119,8 @@ pub enum Fault {
     CutUpload,
     /// A request of an upload is answered without a status and changes nothing.
     NoUploadStatus,
+    /// A streamed answer ends in order before its last chunk; any other one is cut in the middle.
+    EndEarly,
 }
 
 /// What a rule needs to know of a call.
@@ -158,7 +173,13 @@ impl Script {
 impl Rule {
     fn looks_at(&self, seen: &Seen<'_>) -> bool {
         let same = |wanted: &Option<String>, given| wanted.as_deref().is_none_or(|it| it == given);
-        (self.method == MethodFilter::Any || self.method == seen.method)
+        let generates = matches!(
+            seen.method,
+            MethodFilter::GenerateContent | MethodFilter::StreamGenerateContent
+        );
+        (self.method == MethodFilter::Any
+            || self.method == seen.method
+            || (self.method == MethodFilter::Generate && generates))
             && same(&self.key, seen.key)
             && same(&self.model, seen.model)
             && self.prompt_contains.as_deref().is_none_or(|text| seen.prompt.contains(text))
@@ -215,6 +236,12 @@ mod tests {
         assert_eq!(fired(&script(r#"[{"key": "k2"}]"#), "a", 1), [false]);
         assert_eq!(fired(&script(r#"[{"prompt_contains": "b"}]"#), "abc", 1), [true]);
         assert_eq!(fired(&script(r#"[{"method": "models"}]"#), "a", 1), [false]);
+        let streams = script(r#"[{"method": "streamGenerateContent"}]"#);
+        assert_eq!(fired(&streams, "a", 1), [false]);
+        let streamed = Seen { method: MethodFilter::StreamGenerateContent, ..seen("a") };
+        assert!(streams.fires(&streamed).is_some());
+        assert!(script("[{}]").fires(&streamed).is_some());
+        assert!(script(r#"[{"method": "generateContent"}]"#).fires(&streamed).is_none());
     }
 
     #[test]

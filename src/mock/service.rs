@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::book::{Arrival, Book, Entry, Stats};
 use super::config::Config;
+use super::delivery;
 use super::error::to_json;
 use super::files::Shelf;
 use super::reply::{JSON, Reply, stopped, waited};
@@ -26,10 +27,11 @@ use super::verdict::{Call, Judge, TooLarge, Verdict};
 use super::wire::Wire;
 
 /// The counts that `/__wait` waits for, by their names.
-const WAITABLE: [(&str, fn(&Stats) -> u64); 9] = [
+const WAITABLE: [(&str, fn(&Stats) -> u64); 10] = [
     ("requests", |stats| stats.requests),
     ("answered", |stats| stats.answered),
     ("held", |stats| stats.held),
+    ("chunks", |stats| stats.chunks),
     ("file_requests", |stats| stats.file_requests),
     ("uploads_started", |stats| stats.uploads_started),
     ("uploads", |stats| stats.uploads),
@@ -113,7 +115,7 @@ impl Gate {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Semaphore::new(0));
     }
 
-    async fn pass(&self) {
+    pub(super) async fn pass(&self) {
         // A closed gate of this kind is one that stands open.
         if let Ok(permit) = self.now().acquire().await {
             permit.forget();
@@ -126,32 +128,43 @@ impl Gate {
 }
 
 /// A call being worked on; it is noted as lost if it is dropped before its answer.
-struct Flight<'a> {
-    book: &'a Book,
+pub(super) struct Flight {
+    shared: Arc<Shared>,
     entry: Option<Entry>,
+    key: String,
+    status: u16,
+    /// The prompt, if it got a whole usable answer.
+    answered: Option<u64>,
 }
 
-impl<'a> Flight<'a> {
-    fn enter(book: &'a Book) -> Self {
-        book.enter();
-        Self { book, entry: None }
+impl Flight {
+    fn enter(shared: Arc<Shared>) -> Self {
+        shared.book.enter();
+        Self { shared, entry: None, key: String::new(), status: 0, answered: None }
+    }
+
+    /// Notes the answer, which is sent.
+    pub(super) fn landed(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.shared.book.sent(entry, &self.key, self.status, self.answered);
+        }
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            self.book.lost(entry);
+            self.shared.book.lost(entry);
         }
-        self.book.leave();
+        self.shared.book.leave();
     }
 }
 
 /// A call that waits at the gate.
-struct Held<'a>(&'a Book);
+pub(super) struct Held<'a>(&'a Book);
 
 impl<'a> Held<'a> {
-    fn new(book: &'a Book) -> Self {
+    pub(super) fn new(book: &'a Book) -> Self {
         book.hold();
         Self(book)
     }
@@ -174,14 +187,29 @@ pub(super) async fn serve(
     let reply = match route {
         Route::Own(page) => own(&shared, page, &parts, body).await,
         Route::Files(call) => transfer::serve(&shared, call, &parts, body).await,
-        _ => answer(&shared, route, &parts, body).await,
+        _ => {
+            let mut flight = Flight::enter(shared.clone());
+            let mut reply = answer(&shared, &mut flight, route, &parts, body).await;
+            if let Some(plan) = reply.stream.take() {
+                return reply.into_streamed(delivery::body(shared, plan, wire, flight));
+            }
+            if reply.has_status() {
+                flight.landed();
+            }
+            reply
+        }
     };
     reply.into_response(&wire, &shared.stopping.subscribe())
 }
 
-async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) -> Reply {
+async fn answer(
+    shared: &Shared,
+    flight: &mut Flight,
+    route: Route<'_>,
+    parts: &Parts,
+    body: Body,
+) -> Reply {
     let at_ms = Utc::now().timestamp_millis();
-    let mut flight = Flight::enter(&shared.book);
     let Some(received) = receive(body, shared.judge.config().max_body_bytes).await else {
         return Reply::new(400, JSON, Bytes::new());
     };
@@ -199,17 +227,15 @@ async fn answer(shared: &Shared, route: Route<'_>, parts: &Parts, body: Body) ->
     flight.entry = Some(entry);
     let verdict = shared.judge.decide(&call, &reading);
     let reply = carry_out(shared, verdict).await;
-    if reply.has_status() {
-        flight.entry = None;
-        let answered = (reply.usable && reply.is_whole()).then_some(reading.prompt_number);
-        shared.book.sent(entry, key, reply.status, answered);
-    }
+    key.clone_into(&mut flight.key);
+    flight.status = reply.status;
+    flight.answered = (reply.usable && reply.is_whole()).then_some(reading.prompt_number);
     reply
 }
 
 /// Waits as the verdict says, and returns its reply; a reset if the stand-in stops first.
 pub(super) async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
-    let Verdict { hold, delay_ms, mut reply } = verdict;
+    let Verdict { hold, delay_ms, mut reply, .. } = verdict;
     let mut goes_on = true;
     if hold {
         let _held = Held::new(&shared.book);
@@ -227,7 +253,7 @@ pub(super) async fn carry_out(shared: &Shared, verdict: Verdict) -> Reply {
         goes_on = false;
     }
     if !goes_on {
-        reply.fault = Some(Fault::ResetBefore);
+        reply = Reply { fault: Some(Fault::ResetBefore), stream: None, ..reply };
     }
     reply
 }

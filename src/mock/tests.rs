@@ -1,6 +1,7 @@
 //! The stand-in over real HTTP.
 
 mod files;
+mod streams;
 mod uploads;
 
 use std::time::Duration;

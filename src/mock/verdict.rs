@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::answer::{Question, TokenDetail, details};
 use super::canned::{Canned, Context};
-use super::config::Config;
+use super::config::{Config, StreamConfig};
 use super::desk::Desk;
 use super::error::{self, Finding};
 use super::keys::{Key, KeyRing};
@@ -24,6 +24,7 @@ use super::route::{ModelMethod, Route, query};
 use super::ruling;
 use super::script::{MethodFilter, Script, Seen};
 use super::sense::{self, Facts, member};
+use super::stream::{self, Form, Twist};
 use super::strict;
 
 /// The file that a ready-made error names if the call names none.
@@ -63,11 +64,21 @@ pub(super) struct Verdict {
     pub(super) hold: bool,
     pub(super) delay_ms: u64,
     pub(super) reply: Reply,
+    /// What comes after the first chunks of a streamed answer.
+    pub(super) twist: Twist,
 }
 
 impl From<Reply> for Verdict {
     fn from(reply: Reply) -> Self {
-        Self { hold: false, delay_ms: 0, reply }
+        Self { hold: false, delay_ms: 0, reply, twist: Twist::default() }
+    }
+}
+
+impl Verdict {
+    /// Returns the verdict with its answer in chunks.
+    fn streamed(mut self, form: Form, config: &StreamConfig) -> Self {
+        self.reply = stream::streamed(self.reply, self.twist.clone(), form, config);
+        self
     }
 }
 
@@ -83,7 +94,7 @@ impl Call<'_> {
     pub(super) fn read(&self) -> Reading {
         let message = match self.route {
             Route::Call { method: ModelMethod::CountTokens, .. } => "CountTokensRequest",
-            Route::Call { method: ModelMethod::GenerateContent, .. } => "GenerateContentRequest",
+            Route::Call { .. } => "GenerateContentRequest",
             _ => "",
         };
         let document = match self.body {
@@ -101,10 +112,23 @@ impl Call<'_> {
         !query(self.uri, "prettyPrint").is_some_and(off)
     }
 
+    fn is_streamed(&self) -> bool {
+        let method = ModelMethod::StreamGenerateContent;
+        matches!(self.route, Route::Call { method: asked, .. } if asked == method)
+    }
+
+    /// Returns the form in which chunks are asked for.
+    fn form(&self) -> Form {
+        if query(self.uri, "alt").as_deref() == Some("sse") { Form::Events } else { Form::List }
+    }
+
     fn method_filter(&self) -> MethodFilter {
         match self.route {
             Route::Call { method: ModelMethod::GenerateContent, .. } => {
                 MethodFilter::GenerateContent
+            }
+            Route::Call { method: ModelMethod::StreamGenerateContent, .. } => {
+                MethodFilter::StreamGenerateContent
             }
             Route::Call { method: ModelMethod::CountTokens, .. } => MethodFilter::CountTokens,
             Route::ModelList | Route::ModelInfo { .. } => MethodFilter::Models,
@@ -153,6 +177,16 @@ impl Judge {
 
     /// Decides what a call gets.
     pub(super) fn decide(&self, call: &Call<'_>, reading: &Reading) -> Verdict {
+        let verdict = self.decide_plain(call, reading);
+        if call.is_streamed() {
+            verdict.streamed(call.form(), &self.config.stream)
+        } else {
+            verdict
+        }
+    }
+
+    /// Decides what a call gets, without its form.
+    fn decide_plain(&self, call: &Call<'_>, reading: &Reading) -> Verdict {
         let pretty = call.pretty();
         if call.route == Route::Unknown {
             return Reply::no_such_page(call.uri.path()).into();
@@ -245,9 +279,8 @@ impl Judge {
     fn scripted(&self, call: &Call<'_>, reading: &Reading, context: &Context<'_>) -> Verdict {
         let latency = super::script::scramble(context.question.serial);
         let delay_ms = match call.route {
-            Route::Call { method: ModelMethod::GenerateContent, .. } => {
-                self.config.latency_ms.pick(latency)
-            }
+            Route::Call { method: ModelMethod::CountTokens, .. } => 0,
+            Route::Call { .. } => self.config.latency_ms.pick(latency),
             _ => 0,
         };
         let seen = Seen {
@@ -258,28 +291,36 @@ impl Judge {
             prompt_number: reading.prompt_number,
         };
         let Some(rule) = self.script.fires(&seen) else {
-            return Verdict { hold: false, delay_ms, reply: self.usual(call, context) };
+            return Verdict { delay_ms, ..self.usual(call, context).into() };
         };
         let question = Question { text: rule.text.as_deref(), ..context.question };
         let context = &Context { question, retry_delay: rule.retry_delay.as_deref(), ..*context };
-        let reply = ruling::own_reply(rule, context).unwrap_or_else(|| self.usual(call, context));
-        let reply = ruling::dressed(rule, reply);
-        Verdict { hold: rule.hold, delay_ms: delay_ms + rule.delay_ms, reply }
+        let delay_ms = delay_ms + rule.delay_ms;
+        let own = ruling::own_reply(rule, context);
+        if call.is_streamed() && rule.after_chunks.is_some() {
+            let reply = Reply {
+                headers: rule.headers.clone().into_iter().collect(),
+                ..self.usual(call, context)
+            };
+            let twist = Twist::later(rule, own.map(|reply| reply.body));
+            return Verdict { delay_ms, twist, ..reply.into() };
+        }
+        let reply = ruling::dressed(rule, own.unwrap_or_else(|| self.usual(call, context)));
+        let twist = Twist::of_chunks(rule);
+        Verdict { hold: rule.hold, delay_ms, reply, twist }
     }
 
     /// Returns the answer of a call that nothing is wrong with.
     fn usual(&self, call: &Call<'_>, context: &Context<'_>) -> Reply {
         let json = |body| Reply::new(200, JSON, body);
         match call.route {
-            Route::Call { method: ModelMethod::GenerateContent, .. } => {
-                Reply::answer(&context.question.answer(), context.pretty)
-            }
             Route::Call { method: ModelMethod::CountTokens, .. } => {
                 let facts = context.question.facts;
                 let (total_tokens, prompt_tokens_details) = (facts.total(), details(facts));
                 let total = TokenTotal { total_tokens, prompt_tokens_details };
                 json(error::to_json(&total, context.pretty))
             }
+            Route::Call { .. } => Reply::answer(&context.question.answer(), context.pretty),
             Route::ModelList => {
                 let size = query(call.uri, "pageSize");
                 let token = query(call.uri, "pageToken");

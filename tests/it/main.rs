@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails right there")]
 
 mod answer_media;
+mod ask;
 mod budget;
 mod counters;
 mod database;
@@ -20,6 +21,7 @@ mod results;
 mod schema;
 mod secrets;
 mod signals;
+mod streaming;
 mod support;
 mod uploads;
 mod work;

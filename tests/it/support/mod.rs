@@ -285,7 +285,8 @@ impl TestEnv {
         self.isolate(command)
     }
 
-    fn isolate(&self, mut command: Command) -> Command {
+    /// Gives a command the folder and the clean environment.
+    pub(crate) fn isolate(&self, mut command: Command) -> Command {
         command
             .current_dir(self.folder.path())
             .env_clear()
