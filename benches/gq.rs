@@ -3,7 +3,7 @@
 //! `GQ_BENCH_LINES` sets the number of lines of the large input (default 1,000,000). Of several runs of
 //! one measure the fastest counts. The ratio
 //! column compares with a baseline of the same run: writing and syncing the input's bytes for an
-//! enqueue, the time of an empty `gq --version` for a status.
+//! enqueue, the time of an empty `gq --version` for a status and a question.
 
 #![expect(clippy::print_stdout, reason = "the table is what this is for")]
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on ends")]
@@ -11,13 +11,15 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use gq::domain::input::NewJob;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
+use gq::queue::{Queue, Said};
 use gq::store::{Access, EnqueueOptions, OnConflict, Store, StoreError};
 use tokio::net::TcpListener;
 
@@ -31,6 +33,8 @@ fn main() {
     enqueue_and_status(folder.path(), lines);
     drain(folder.path());
     wake_ups(folder.path());
+    pieces(folder.path());
+    questions(folder.path());
 }
 
 fn gq(folder: &Path) -> Command {
@@ -41,7 +45,7 @@ fn gq(folder: &Path) -> Command {
 
 fn enqueue_and_status(folder: &Path, lines: u32) {
     let file = folder.join("large.jsonl");
-    let baseline = write_lines(&file, lines);
+    let baseline = write_lines(&file, lines, "item");
     let enqueue = || {
         remove_database(folder);
         measured(gq(folder).args(["enqueue", "large.jsonl"]))
@@ -66,23 +70,23 @@ fn remove_database(folder: &Path) {
 }
 
 fn drain(folder: &Path) {
-    write_lines(&folder.join("drained.jsonl"), DRAINED);
+    write_lines(&folder.join("drained.jsonl"), DRAINED, "item");
     let (_, _) = measured(gq(folder).args(["enqueue", "drained.jsonl"]));
-    let mut stand_in = gq(folder)
+    let mut process = gq(folder)
         .args(["mock", "--port", "0"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("the stand-in starts");
     let mut url = String::new();
-    let output = stand_in.stdout.as_mut().expect("its output is piped");
+    let output = process.stdout.as_mut().expect("its output is piped");
     BufReader::new(output).read_line(&mut url).expect("it prints its address");
     let args = ["work", "--drain", "--workers", "64", "--base-url", url.trim()];
     let (took, peak) = measured(gq(folder).args(args));
     row("drain, 64 workers, jobs/s", f64::from(DRAINED) / took.as_secs_f64(), None);
     row("drain, peak memory in MB", peak, None);
-    stand_in.kill().expect("the stand-in runs");
-    stand_in.wait().expect("the stand-in ends");
+    process.kill().expect("the stand-in runs");
+    process.wait().expect("the stand-in ends");
 }
 
 /// Jobs that are added one by one for an idle worker of another process.
@@ -95,18 +99,10 @@ const IDLE: Duration = Duration::from_secs(5);
 fn wake_ups(folder: &Path) {
     remove_database(folder);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    let mock = runtime.block_on(async {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        MockServer::start(listener, Config::default()).expect("the stand-in starts")
-    });
+    let mock = runtime.block_on(stand_in("{}"));
     let store = runtime.block_on(Store::open(&folder.join("gq.db"), Access::Write));
     let store = store.expect("the database can be made");
-    let url = mock.url();
-    let mut worker = gq(folder)
-        .args(["work", "--base-url", &url])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the worker starts");
+    let mut worker = worker(folder, &mock);
     let mut times: Vec<Duration> = (0..WOKEN)
         .map(|number| {
             std::thread::sleep(Duration::from_millis(5));
@@ -124,13 +120,94 @@ fn wake_ups(folder: &Path) {
             })
         })
         .collect();
-    times.sort_unstable();
-    row("commit to call, p50, ms", millis(times[times.len() / 2]), None);
-    row("commit to call, p99, ms", millis(times[times.len() * 99 / 100]), None);
+    percentiles("commit to call", &mut times);
     let before = processor_time(worker.id());
     std::thread::sleep(IDLE);
     let used = processor_time(worker.id()) - before;
     row("idle worker, % of a core", used / IDLE.as_secs_f64() * 100.0, None);
+    worker.kill().expect("the worker runs");
+    worker.wait().expect("the worker ends");
+}
+
+async fn stand_in(config: &str) -> MockServer {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+    let config = Config::from_json(config).expect("the configuration is valid");
+    MockServer::start(listener, config).expect("the stand-in starts")
+}
+
+fn worker(folder: &Path, mock: &MockServer) -> Child {
+    let mut command = gq(folder);
+    command.args(["work", "--base-url", &mock.url()]).stderr(Stdio::null());
+    command.spawn().expect("the worker starts")
+}
+
+fn percentiles(what: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    row(&format!("{what}, p50, ms"), millis(times[times.len() / 2]), None);
+    row(&format!("{what}, p99, ms"), millis(times[times.len() * 99 / 100]), None);
+}
+
+/// Pieces of a streamed answer.
+const PIECES: usize = 500;
+
+/// From the moment the API sends a piece of an answer to the worker of another process until it is
+/// read here from the database.
+fn pieces(folder: &Path) {
+    remove_database(folder);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let text = "word".repeat(PIECES);
+    let config = format!(
+        r#"{{"stream": {{"chunk_chars": 4}}, "script": [{{"hold_chunks": true, "text": "{text}"}}]}}"#
+    );
+    let mut times = runtime.block_on(async {
+        let mock = stand_in(&config).await;
+        let queue = Queue::open(folder.join("gq.db")).await.expect("the database can be made");
+        let mut worker = worker(folder, &mock);
+        let job = serde_json::json!({"prompt": "x", "stream": true});
+        let task = queue.enqueue("pieces", &job).await.expect("the job is stored");
+        let mut said = std::pin::pin!(queue.text_stream(&task));
+        let mut times = Vec::new();
+        for _ in 0..PIECES {
+            mock.wait_until(|stats| stats.held == 1).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            mock.release(Some(1));
+            let sent = Instant::now();
+            let said = said.next().await.expect("more comes").expect("it can be read");
+            times.push(sent.elapsed());
+            assert_eq!(said, Said::Text("word".to_owned()));
+        }
+        worker.kill().expect("the worker runs");
+        worker.wait().expect("the worker ends");
+        times
+    });
+    percentiles("piece sent to read", &mut times);
+}
+
+/// Questions that are asked.
+const QUESTIONS: usize = 30;
+
+/// A whole `gq ask` without a worker, and how long it takes to be the next call of a busy queue.
+fn questions(folder: &Path) {
+    remove_database(folder);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let mock =
+        runtime.block_on(stand_in(r#"{"script": [{"prompt_contains": "bulk", "hold": true}]}"#));
+    let ask = || {
+        let args = ["ask", "--format", "json", "--base-url", &mock.url(), "Why?"];
+        measured(gq(folder).args(args).stdin(Stdio::null())).0
+    };
+    let (version, _) = fastest(5, || measured(gq(folder).arg("--version")));
+    let mut times: Vec<Duration> = (0..QUESTIONS).map(|_| ask()).collect();
+    times.sort_unstable();
+    row("ask without a worker, p50, ms", millis(times[QUESTIONS / 2]), Some(millis(version)));
+    let bulk = folder.join("bulk.jsonl");
+    write_lines(&bulk, DRAINED, "bulk");
+    measured(gq(folder).args(["enqueue", "bulk.jsonl"]));
+    let mut worker = worker(folder, &mock);
+    runtime.block_on(mock.wait_until(|stats| stats.held == 4));
+    let mut times: Vec<Duration> = (0..QUESTIONS).map(|_| ask()).collect();
+    times.sort_unstable();
+    row("ask before 100,000 due jobs, ms", millis(times[QUESTIONS / 2]), Some(millis(version)));
     worker.kill().expect("the worker runs");
     worker.wait().expect("the worker ends");
 }
@@ -161,14 +238,14 @@ fn processor_time(process: u32) -> f64 {
 }
 
 /// Writes lines of about 300 bytes and returns how long that took, to disk.
-fn write_lines(path: &PathBuf, lines: u32) -> Duration {
+fn write_lines(path: &PathBuf, lines: u32, noun: &str) -> Duration {
     let started = Instant::now();
     let mut file = BufWriter::new(File::create(path).expect("the input can be made"));
     let filler = "x".repeat(190);
     for number in 0..lines {
         writeln!(
             file,
-            r#"{{"prompt": "What is item {number}? {filler}", "metadata": {{"task_id": "task_{number}", "category": "benchmark"}}}}"#
+            r#"{{"prompt": "What is {noun} {number}? {filler}", "metadata": {{"task_id": "task_{number}", "category": "benchmark"}}}}"#
         )
         .expect("there is room");
     }

@@ -68,7 +68,7 @@ pub(crate) async fn run(context: &mut Context, args: &AskArgs) -> Result<ExitSta
     let means = client.map(|client| Means { client, keys, pacing });
     let asking = Asking { queue: &queue, task: task?, stop: &stop, args, means };
     let status = asking.answered(context).await;
-    work::close(queue.store()).await?;
+    work::within_time(queue.close()).await?;
     status
 }
 

@@ -49,8 +49,18 @@ fn ended(args: &WorkArgs, stop: &Stop) -> ExitStatus {
     if args.options.drain { stop.exit_status() } else { ExitStatus::Done }
 }
 
-pub(crate) async fn close(store: &Store) -> Result<()> {
-    match tokio::time::timeout(CLOSING, store.close()).await {
+async fn close(store: &Store) -> Result<()> {
+    within_time(store.close()).await
+}
+
+/// Waits for a database to close, but not for ever.
+pub(crate) async fn within_time<E>(
+    closing: impl Future<Output = std::result::Result<(), E>>,
+) -> Result<()>
+where
+    Failure: From<E>,
+{
+    match tokio::time::timeout(CLOSING, closing).await {
         Ok(closed) => Ok(closed?),
         // All that was to be stored is; the log is read in again at the next start.
         Err(_) => Ok(()),

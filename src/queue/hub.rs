@@ -21,30 +21,43 @@ struct Waiter {
     reply: oneshot::Sender<Result<News, Arc<StoreError>>>,
 }
 
+/// What the watch is told.
+enum Word {
+    Wait(Waiter),
+    Close(oneshot::Sender<Result<(), StoreError>>),
+}
+
 /// A handle to the watch, which ends with the last one.
 #[derive(Debug, Clone)]
 pub(super) struct Hub {
-    waiters: mpsc::Sender<Waiter>,
+    words: mpsc::Sender<Word>,
 }
 
 impl Hub {
     pub(super) fn start(store: Store) -> Self {
-        let (waiters, queue) = mpsc::channel(QUEUE);
+        let (words, queue) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let changes = store.changes(POLL);
             Watch { store, changes, waiting: Vec::new() }.run(queue).await;
         });
-        Self { waiters }
+        Self { words }
     }
 
     /// Waits until there is something new.
     pub(super) async fn news(&self, interest: Interest) -> Result<News, Arc<StoreError>> {
         let (reply, news) = oneshot::channel();
-        self.waiters
-            .send(Waiter { interest, reply })
-            .await
-            .map_err(|_| Arc::new(StoreError::Closed))?;
+        let waiter = Word::Wait(Waiter { interest, reply });
+        self.words.send(waiter).await.map_err(|_| Arc::new(StoreError::Closed))?;
         news.await.map_err(|_| Arc::new(StoreError::Closed))?
+    }
+
+    /// Ends the watch; who waits is told so. Once is enough.
+    pub(super) async fn close(&self) -> Result<(), StoreError> {
+        let (reply, closed) = oneshot::channel();
+        if self.words.send(Word::Close(reply)).await.is_err() {
+            return Ok(());
+        }
+        closed.await.unwrap_or(Ok(()))
     }
 }
 
@@ -55,16 +68,24 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(mut self, mut queue: mpsc::Receiver<Waiter>) {
-        let mut arrived = Vec::new();
-        loop {
+    async fn run(mut self, mut queue: mpsc::Receiver<Word>) {
+        let mut words = Vec::new();
+        let mut closed = None;
+        while closed.is_none() {
             tokio::select! {
-                count = queue.recv_many(&mut arrived, QUEUE) => {
+                count = queue.recv_many(&mut words, QUEUE) => {
                     if count == 0 {
                         break;
                     }
+                    let mut arrived = Vec::new();
+                    for word in words.drain(..) {
+                        match word {
+                            Word::Wait(waiter) => arrived.push(waiter),
+                            Word::Close(reply) => closed = Some(reply),
+                        }
+                    }
                     // What they wait for may have happened already.
-                    let rest = self.tell(std::mem::take(&mut arrived)).await;
+                    let rest = self.tell(arrived).await;
                     self.waiting.extend(rest);
                 }
                 () = self.changes.next(), if !self.waiting.is_empty() => {
@@ -73,7 +94,11 @@ impl Watch {
                 }
             }
         }
-        if let Err(error) = self.changes.close().await {
+        let ended = self.changes.close().await;
+        if let Some(reply) = closed {
+            // Who went away no longer wants to know.
+            drop(reply.send(ended));
+        } else if let Err(error) = ended {
             tracing::warn!(%error, "the database did not close cleanly");
         }
     }

@@ -224,11 +224,13 @@ impl Queue {
         Ok(self.store.status(&[], clock::now()).await?)
     }
 
-    /// Closes the database; what was asked for before is done first.
+    /// Closes the database; what was asked for before is done first. Who waits is told
+    /// [`StoreError::Closed`](crate::store::StoreError::Closed).
     ///
     /// # Errors
     /// What SQLite says when it closes the file.
     pub async fn close(&self) -> Result<(), QueueError> {
+        self.hub.close().await?;
         Ok(self.store.close().await?)
     }
 

@@ -7,6 +7,7 @@ mod budget;
 mod counters;
 mod database;
 mod disk;
+mod embedded;
 mod enqueue;
 mod examples;
 mod follow;
