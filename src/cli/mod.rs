@@ -13,6 +13,7 @@ mod progress;
 mod results;
 pub(crate) mod settings;
 mod signals;
+mod status;
 mod uploads;
 mod work;
 
@@ -69,7 +70,7 @@ async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
         Command::Run(args) => work::run_file(context, args).await,
         Command::Results(args) => results::run(context, args).await,
         Command::Show(args) => results::show(context, args).await,
-        Command::Status(args) => manage::status(context, args).await,
+        Command::Status(args) => status::run(context, args).await,
         Command::Keys(args) => manage::keys(context, args).await,
         Command::Media(args) => uploads::run(context, args).await,
         Command::Retry(args) => manage::change(context, args, manage::Change::Retry).await,

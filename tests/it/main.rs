@@ -21,4 +21,5 @@ mod secrets;
 mod signals;
 mod support;
 mod uploads;
+mod watch;
 mod work;

@@ -28,8 +28,8 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
             .or_else(|| pacing(&args.work.pacing))
             .or_else(|| results(&args.results)),
         Command::Results(args) => results(&args.options),
-        Command::Status(args) => args.watch.then_some("--watch"),
         Command::Show(_)
+        | Command::Status(_)
         | Command::Keys(_)
         | Command::Media(_)
         | Command::Retry(_)
@@ -75,7 +75,6 @@ mod tests {
         for (line, name) in [
             ("gq ask --image x.png hello", "gq ask"),
             ("gq results --follow", "--follow"),
-            ("gq status --watch", "--watch"),
             ("gq enqueue a.jsonl --stream", "--stream"),
             ("gq work --rpm 5", "--rpm"),
             ("gq work --tpm m=5", "--tpm"),

@@ -106,6 +106,11 @@ impl Running {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// Returns what it has written to stdout so far.
+    pub(crate) fn stdout(&self) -> String {
+        std::fs::read_to_string(&self.stdout).unwrap()
+    }
+
     /// Returns what it has written to stderr so far.
     pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap()
@@ -116,7 +121,7 @@ impl Running {
         wait_until("the end of a process", LIMIT, || self.child.try_wait().unwrap().is_some());
         Ran {
             code: self.child.wait().unwrap().code(),
-            stdout: std::fs::read_to_string(&self.stdout).unwrap(),
+            stdout: self.stdout(),
             stderr: self.stderr(),
         }
     }
