@@ -199,7 +199,11 @@ pub(crate) struct StatusArgs {
     /// Form of the output
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) format: Report,
-    #[arg(long, hide = true)]
+    /// Go on showing it, with the latest failures, until Ctrl-C
+    ///
+    /// A terminal is redrawn in place. Elsewhere the text, or with `--format json` one object a
+    /// line, is printed at the start and at each change, at most once a second.
+    #[arg(long)]
     pub(crate) watch: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `gq status`, `gq keys`, `gq retry`, `gq cancel`, `gq prune`, `gq mock`.
+//! `gq keys`, `gq retry`, `gq cancel`, `gq prune`, `gq mock`.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -12,25 +12,14 @@ use gq::store::{Access, FileStamp, ResultFilter, Selection, Store, Switch};
 use tokio::net::TcpListener;
 
 use super::args::{
-    self, KeysAction, KeysArgs, MockArgs, PacingArgs, PruneArgs, Report, SelectArgs, StatusArgs,
+    self, KeysAction, KeysArgs, MockArgs, PacingArgs, PruneArgs, Report, SelectArgs,
 };
 use super::context::{Context, found, now, register};
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
-use super::output::{keys, status};
+use super::output::keys;
 use super::settings;
 use super::signals::Stop;
-
-pub(crate) async fn status(context: &mut Context, args: &StatusArgs) -> Result<ExitStatus> {
-    let store = context.store(Access::Read).await?;
-    let status = store.status(&found(&context.keys()?), now()).await?;
-    let text = match args.format {
-        Report::Json => status::json_value(&status)?,
-        Report::Text => status::text(&status, &chrono::Local),
-    };
-    context.out.data(&text)?;
-    Ok(ExitStatus::Done)
-}
 
 pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitStatus> {
     match args.action {

@@ -16,6 +16,7 @@ mod results;
 pub(crate) mod settings;
 mod signals;
 mod speak;
+mod status;
 mod uploads;
 mod work;
 
@@ -73,7 +74,7 @@ async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
         Command::Ask(args) => ask::run(context, args).await,
         Command::Results(args) => results::run(context, args).await,
         Command::Show(args) => results::show(context, args).await,
-        Command::Status(args) => manage::status(context, args).await,
+        Command::Status(args) => status::run(context, args).await,
         Command::Keys(args) => manage::keys(context, args).await,
         Command::Media(args) => uploads::run(context, args).await,
         Command::Retry(args) => manage::change(context, args, manage::Change::Retry).await,

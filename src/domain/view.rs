@@ -304,6 +304,19 @@ pub struct QueueStatus {
     pub waiting_for: Option<Waiting>,
 }
 
+/// A job that failed, as a live view lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureView {
+    /// The caller's name for the job.
+    pub task_id: String,
+    /// The name it was enqueued under.
+    pub batch: String,
+    /// Why it failed.
+    pub error: JobError,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
 /// A file at the API that gq uploaded, or is about to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadView {

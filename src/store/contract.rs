@@ -366,3 +366,31 @@ async fn a_reader_sees_what_there_is_to_do() {
     let elsewhere = bench.second.demand(Scope::Batch(99)).await.unwrap();
     assert_eq!((elsewhere.pending, elsewhere.running, elsewhere.last_job), (0, 0, 3));
 }
+
+#[tokio::test]
+async fn recent_failures_are_the_failed_of_the_last_thousand_ends_latest_first() {
+    let bench = Bench::with_jobs(1_010).await;
+    let mut claimed = bench.claim(&bench.first, 1, 1_010).await;
+    claimed.sort_by_key(|claimed| claimed.job);
+    // The first half ends a moment after the second one; every third job fails.
+    let end = |claimed: &Claimed| {
+        let fails = claimed.job % 3 == 0;
+        let outcome = if fails { Outcome::Failed(ErrorKind::Blocked) } else { Outcome::Answered };
+        Ended { message: Some(format!("{}", claimed.job)), ..ended(claimed, outcome) }
+    };
+    let (later, sooner) = claimed.split_at(505);
+    bench.settle(&bench.first, 1, sooner.iter().map(end).collect()).await;
+    let moment = || Moment { now: Timestamp(NOW.0 + 1), boot: 1_000 };
+    let ended = later.iter().map(end).collect();
+    let request = TurnRequest { moment, ended, ..bench.request(1, 0) };
+    bench.first.turn(request, policy()).await.unwrap();
+    let failures = bench.second.recent_failures(2_000).await.unwrap();
+    let jobs: Vec<i64> = failures.iter().map(|it| it.error.message.parse().unwrap()).collect();
+    let latest = (1..=505).rev().chain((516..=1_010).rev());
+    assert_eq!(jobs, latest.filter(|job| job % 3 == 0).collect::<Vec<_>>());
+    assert_eq!(bench.second.recent_failures(2).await.unwrap(), failures[..2]);
+    let first = &failures[0];
+    assert_eq!((first.task_id.as_str(), first.batch.as_str()), ("t503", "b"));
+    assert_eq!((first.error.kind, first.error.http_status), (ErrorKind::Blocked, Some(200)));
+    assert_eq!(first.finished_at, Timestamp(NOW.0 + 1));
+}

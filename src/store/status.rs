@@ -1,8 +1,10 @@
 //! The queue at a glance, from counters and small tables: its cost does not grow with the jobs.
 
+use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{
-    BatchView, Counts, JobState, KeyStatus, KeyView, QueueStatus, Waiting, WorkerView,
+    BatchView, Counts, FailureView, JobError, JobState, KeyStatus, KeyView, QueueStatus, Waiting,
+    WorkerView,
 };
 use crate::store::{FoundKey, Store, StoreError};
 
@@ -62,6 +64,35 @@ impl Store {
     /// Returns whether any worker process lives.
     pub async fn is_worked(&self) -> Result<bool, StoreError> {
         Ok(!self.workers().await?.is_empty())
+    }
+
+    /// Returns up to `limit` failed jobs among the last thousand that finished, the latest first.
+    pub async fn recent_failures(&self, limit: u32) -> Result<Vec<FailureView>, StoreError> {
+        // The inner query decides what it costs, however many jobs there are and fail.
+        let rows: Vec<(String, String, Option<String>, Option<String>, Option<u16>, i64)> =
+            sqlx::query_as(
+                "SELECT j.task_id, b.name, t.outcome, t.message, t.http_status, j.finished_at
+                   FROM (SELECT id FROM jobs WHERE finished_at IS NOT NULL
+                          ORDER BY finished_at DESC, id DESC LIMIT 1000) AS recent
+                  CROSS JOIN jobs AS j ON j.id = recent.id
+                   JOIN batches AS b ON b.id = j.batch_id
+                   LEFT JOIN attempts AS t ON t.job_id = j.id AND t.attempt = j.told_by
+                  WHERE j.state = 'failed'
+                  ORDER BY j.finished_at DESC, j.id DESC LIMIT ?1",
+            )
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(task_id, batch, outcome, message, http_status, finished_at)| {
+                let kind = outcome.and_then(|name| name.parse().ok());
+                let kind = kind.unwrap_or(ErrorKind::Internal);
+                let message = message.unwrap_or_else(|| kind.as_str().to_owned());
+                let error = JobError { kind, message, http_status };
+                FailureView { task_id, batch, error, finished_at: Timestamp(finished_at) }
+            })
+            .collect())
     }
 
     async fn workers(&self) -> Result<Vec<WorkerView>, StoreError> {

@@ -25,4 +25,5 @@ mod signals;
 mod streaming;
 mod support;
 mod uploads;
+mod watch;
 mod work;

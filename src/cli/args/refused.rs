@@ -27,10 +27,10 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
         Command::Ask(args) => pacing(&args.pacing),
         Command::Work(args) => pacing(&args.options.pacing),
         Command::Run(args) => pacing(&args.work.pacing),
-        Command::Status(args) => args.watch.then_some("--watch"),
         Command::Enqueue(_)
         | Command::Results(_)
         | Command::Show(_)
+        | Command::Status(_)
         | Command::Keys(_)
         | Command::Media(_)
         | Command::Retry(_)
@@ -75,7 +75,6 @@ mod tests {
     fn what_comes_later_is_refused_by_name() {
         for (line, name) in [
             ("gq ask hello --rpm 5", "--rpm"),
-            ("gq status --watch", "--watch"),
             ("gq work --rpm 5", "--rpm"),
             ("gq work --tpm m=5", "--tpm"),
             ("gq run a.jsonl --rpd 5", "--rpd"),

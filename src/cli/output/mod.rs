@@ -5,6 +5,8 @@ mod csv;
 pub(crate) mod enqueued;
 mod json;
 pub(crate) mod keys;
+mod line;
+pub(crate) mod live;
 mod record;
 pub(crate) mod results;
 pub(crate) mod show;
@@ -12,11 +14,13 @@ pub(crate) mod status;
 mod terminal;
 mod text;
 pub(crate) mod uploads;
+pub(crate) mod watch;
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 
-use super::args::ColorMode;
+use super::args::{ColorMode, Report};
+use live::{Live, Place};
 use terminal::Neutralising;
 
 /// The only printer: data goes to stdout, the rest to stderr.
@@ -24,7 +28,7 @@ pub(crate) struct Output {
     data: Box<dyn Write>,
     pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
-    color: bool,
+    color: ColorMode,
 }
 
 impl Output {
@@ -38,11 +42,7 @@ impl Output {
         } else {
             Box::new(buffered)
         };
-        let color = match color {
-            ColorMode::Auto => stderr_is_terminal && !no_color,
-            ColorMode::Always => true,
-            ColorMode::Never => false,
-        };
+        let color = if no_color && color == ColorMode::Auto { ColorMode::Never } else { color };
         Self { data, stdout_is_terminal, stderr_is_terminal, color }
     }
 
@@ -55,6 +55,16 @@ impl Output {
     /// Returns where rows of data are written one by one; [`Output::flush`] ends them.
     pub(crate) fn rows(&mut self) -> &mut dyn Write {
         &mut self.data
+    }
+
+    /// Begins a live view on stdout; from then on nothing else is printed there.
+    pub(crate) fn live(&self, format: Report) -> io::Result<Live> {
+        let place = match (self.stdout_is_terminal, format) {
+            (true, Report::Text) => Place::Screen,
+            (true, Report::Json) => Place::Terminal,
+            (false, _) => Place::Pipe,
+        };
+        Live::begin(place, self.colors(self.stdout_is_terminal))
     }
 
     /// Hands on what is buffered.
@@ -88,12 +98,20 @@ impl Output {
         self.note("warning", "33", &message.to_string());
     }
 
+    fn colors(&self, is_terminal: bool) -> bool {
+        match self.color {
+            ColorMode::Auto => is_terminal,
+            ColorMode::Always => true,
+            ColorMode::Never => false,
+        }
+    }
+
     /// A message that cannot be written has no one to tell.
     fn note(&self, label: &str, color: &str, message: &str) {
         let message =
             if self.stderr_is_terminal { terminal::neutral(message) } else { message.into() };
         let mut stderr = io::stderr().lock();
-        let _ = if self.color {
+        let _ = if self.colors(self.stderr_is_terminal) {
             writeln!(stderr, "\x1b[1;{color}m{label}:\x1b[0m {message}")
         } else {
             writeln!(stderr, "{label}: {message}")

@@ -11,38 +11,14 @@ use super::json::pretty;
 use super::keys;
 use super::record::text_of;
 
-/// Returns the status as one JSON object.
+/// Returns the status as one JSON object, indented to be read.
 pub(crate) fn json_value(status: &QueueStatus) -> serde_json::Result<String> {
-    let keys: Map<String, Value> = status
-        .keys
-        .iter()
-        .map(|key| (key.name.clone(), Value::Object(keys::object(key))))
-        .collect();
-    let batches = status.batches.iter().map(|batch| {
-        let mut object = counts(&batch.counts);
-        object.insert("name".to_owned(), json!(batch.name));
-        object
-    });
-    let workers = status.workers.iter().map(|worker| {
-        json!({"id": worker.id, "pid": worker.pid, "workers": worker.workers,
-            "busy": worker.busy, "heartbeat_at": worker.heartbeat_at.to_string()})
-    });
-    let waiting = status
-        .waiting_for
-        .as_ref()
-        .map(|waiting| json!({"reason": waiting.reason, "until": text_of(waiting.until)}));
-    pretty(&json!({
-        "workers_running": !status.workers.is_empty(),
-        "queue_size": status.counts.pending,
-        "max_workers": status.workers.iter().map(|worker| worker.workers).sum::<i64>(),
-        "active_workers": status.workers.iter().map(|worker| worker.busy).sum::<i64>(),
-        "key_status": keys,
-        "jobs": counts(&status.counts),
-        "batches": batches.collect::<Vec<_>>(),
-        "workers": workers.collect::<Vec<_>>(),
-        "throughput_per_minute": status.throughput_per_minute,
-        "waiting_for": waiting,
-    }))
+    pretty(&object(status))
+}
+
+/// Returns the status as the same JSON object on one line.
+pub(crate) fn json_line(status: &QueueStatus) -> String {
+    format!("{}\n", object(status))
 }
 
 /// Returns the status as text; times are those of `zone`.
@@ -73,6 +49,39 @@ where
         let _ = write!(text, "\n{}", keys::table(&status.keys, zone));
     }
     text
+}
+
+fn object(status: &QueueStatus) -> Value {
+    let keys: Map<String, Value> = status
+        .keys
+        .iter()
+        .map(|key| (key.name.clone(), Value::Object(keys::object(key))))
+        .collect();
+    let batches = status.batches.iter().map(|batch| {
+        let mut object = counts(&batch.counts);
+        object.insert("name".to_owned(), json!(batch.name));
+        object
+    });
+    let workers = status.workers.iter().map(|worker| {
+        json!({"id": worker.id, "pid": worker.pid, "workers": worker.workers,
+            "busy": worker.busy, "heartbeat_at": worker.heartbeat_at.to_string()})
+    });
+    let waiting = status
+        .waiting_for
+        .as_ref()
+        .map(|waiting| json!({"reason": waiting.reason, "until": text_of(waiting.until)}));
+    json!({
+        "workers_running": !status.workers.is_empty(),
+        "queue_size": status.counts.pending,
+        "max_workers": status.workers.iter().map(|worker| worker.workers).sum::<i64>(),
+        "active_workers": status.workers.iter().map(|worker| worker.busy).sum::<i64>(),
+        "key_status": keys,
+        "jobs": counts(&status.counts),
+        "batches": batches.collect::<Vec<_>>(),
+        "workers": workers.collect::<Vec<_>>(),
+        "throughput_per_minute": status.throughput_per_minute,
+        "waiting_for": waiting,
+    })
 }
 
 fn counts(counts: &Counts) -> Map<String, Value> {
@@ -145,5 +154,8 @@ mod tests {
         assert_eq!(value["jobs"]["total"], json!(12));
         assert_eq!(value["batches"][0]["name"], json!("prompts"));
         assert_eq!(value["waiting_for"]["until"], json!("1970-01-01T00:01:00.000Z"));
+        let line = json_line(&status());
+        assert_eq!(line.find('\n'), Some(line.len() - 1));
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
     }
 }
