@@ -21,7 +21,7 @@ use gq::worker::{Event, Events, Finish, Phase, WorkerOptions};
 use tokio::sync::watch;
 
 use super::args::{AskArgs, Report, ResultFormat};
-use super::context::{Context, no_key, register};
+use super::context::{Context, build_client, no_key, register};
 use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
 use super::output::Output;
@@ -59,14 +59,28 @@ pub(crate) async fn run(context: &mut Context, args: &AskArgs) -> Result<ExitSta
     if keys.is_empty() && !others_work(context).await {
         return Err(no_key());
     }
-    let client = if keys.is_empty() { None } else { Some(context.client(&keys, &pacing)?) };
+    // In a thread of its own: the system's certificates are read meanwhile.
+    let building = if keys.is_empty() {
+        None
+    } else {
+        let options = context.client_options(&keys, &pacing)?;
+        Some(tokio::task::spawn_blocking(move || build_client(&options)))
+    };
     let opened = stop.unless_requested(context.store(Access::Write)).await;
     let Some(store) = opened else { return Ok(stop.exit_status()) };
-    let queue = Queue::over(store?);
+    let store = store?;
+    let means = match building {
+        Some(building) => {
+            let client = building.await.map_err(|error| crashed(&error))??;
+            Some(Means { client, keys, pacing })
+        }
+        None => None,
+    };
+    let is_worked = store.is_worked().await?;
+    let queue = if is_worked { Queue::over(store) } else { Queue::alone(store) };
     let asked = stop.unless_requested(queue.enqueue_with(BATCH, &line, defaults)).await;
     let Some(task) = asked else { return Ok(stop.exit_status()) };
-    let means = client.map(|client| Means { client, keys, pacing });
-    let asking = Asking { queue: &queue, task: task?, stop: &stop, args, means };
+    let asking = Asking { queue: &queue, task: task?, stop: &stop, args, means, is_worked };
     let status = asking.answered(context).await;
     work::within_time(queue.close()).await?;
     status
@@ -89,11 +103,15 @@ async fn piped(context: &Context, args: &AskArgs) -> Result<Option<Vec<u8>>> {
         context.out.hint("waiting for the end of standard input");
         reading.await
     };
-    let bytes = read.map_err(|error| Failure::new(ExitStatus::Failure, error.to_string()))?;
+    let bytes = read.map_err(|error| crashed(&error))?;
     let bytes = bytes.map_err(|error| {
         Failure::new(ExitStatus::Failure, format!("cannot read standard input: {error}"))
     })?;
     Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
+}
+
+fn crashed(error: &tokio::task::JoinError) -> Failure {
+    Failure::new(ExitStatus::Failure, format!("a thread crashed; a bug in gq: {error}"))
 }
 
 fn question(args: &AskArgs, piped: Option<Vec<u8>>) -> Result<serde_json::Value> {
@@ -138,6 +156,8 @@ struct Asking<'a> {
     args: &'a AskArgs,
     /// Absent where others have to answer.
     means: Option<Means>,
+    /// Whether a worker ran when it was asked.
+    is_worked: bool,
 }
 
 /// What ends the wait for an answer.
@@ -214,7 +234,7 @@ impl Asking<'_> {
     async fn work(&self, mut phase: watch::Receiver<Phase>) -> Result<Option<Finish>> {
         let Some(Means { client, keys, pacing }) = &self.means else { return Ok(None) };
         let store = self.queue.store();
-        if store.is_worked().await? {
+        if self.is_worked {
             tokio::select! {
                 () = tokio::time::sleep(MOMENT) => {}
                 _ = phase.changed() => return Ok(None),

@@ -71,6 +71,14 @@ impl Context {
     }
 
     pub(crate) fn client(&self, keys: &[NamedKey], pacing: &Pacing) -> Result<Client> {
+        build_client(&self.client_options(keys, pacing)?)
+    }
+
+    pub(crate) fn client_options(
+        &self,
+        keys: &[NamedKey],
+        pacing: &Pacing,
+    ) -> Result<ClientOptions> {
         let endpoint = config::endpoint(&self.environment, self.args.base_url.as_deref(), keys)?;
         let exposed = |secret: Option<config::Secret>| secret.map(|it| it.expose().to_owned());
         let proxy = endpoint.proxy.map(|proxy| ProxySettings {
@@ -79,10 +87,11 @@ impl Context {
             all: exposed(proxy.all),
             no_proxy: proxy.no_proxy,
         });
-        build_client(&ClientOptions {
+        Ok(ClientOptions {
             base_url: endpoint.base_url,
             request_timeout: pacing.request_timeout,
             proxy,
+            plain: endpoint.is_plain,
             direct: false,
         })
     }
@@ -95,6 +104,7 @@ impl Api {
             base_url: url,
             request_timeout: pacing.request_timeout,
             proxy: None,
+            plain: true,
             direct: true,
         })?;
         let key = FoundKey { name: MOCK_KEY, secret: MOCK_KEY, is_sendable: true };
@@ -138,7 +148,7 @@ pub(crate) async fn register(store: &Store, keys: &[NamedKey]) -> Result<Vec<Wor
     Ok(with_row.collect())
 }
 
-fn build_client(options: &ClientOptions) -> Result<Client> {
+pub(crate) fn build_client(options: &ClientOptions) -> Result<Client> {
     Client::new(options).map_err(|error| Failure::new(ExitStatus::Failure, error.to_string()))
 }
 

@@ -16,6 +16,8 @@ pub struct Endpoint {
     pub base_url: String,
     /// The proxies, where the `.env` file sets one; else the HTTP library reads the environment.
     pub proxy: Option<Proxy>,
+    /// Whether calls go by plain HTTP and no proxy is set on their way: they need no certificates.
+    pub is_plain: bool,
 }
 
 /// Proxies as set in the environment and the `.env` file together. Their addresses may hold
@@ -43,8 +45,13 @@ pub fn endpoint(
 ) -> Result<Endpoint, ConfigError> {
     let trusted =
         environment.file_stands_alone() && keys.iter().all(|key| key.origin == Origin::EnvFile);
+    let base_url = base_url(environment, flag, trusted)?;
+    let proxied = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+        .iter()
+        .any(|name| environment.get(name).is_some());
     Ok(Endpoint {
-        base_url: base_url(environment, flag, trusted)?,
+        is_plain: base_url.starts_with("http://") && !proxied,
+        base_url,
         proxy: proxy(environment, trusted)?,
     })
 }

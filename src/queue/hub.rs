@@ -3,7 +3,6 @@
 //! However many wait, a commit is looked at once, with one statement for all of them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,9 +10,6 @@ use crate::store::{Changes, Interest, News, Store, StoreError};
 
 /// Those who wait that are taken in at once.
 const QUEUE: usize = 256;
-
-/// How often it looks where nothing tells of commits.
-const POLL: Duration = Duration::from_millis(200);
 
 /// Somebody who waits.
 struct Waiter {
@@ -34,10 +30,9 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn start(store: Store) -> Self {
+    pub(super) fn start(store: Store, changes: Changes) -> Self {
         let (words, queue) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
-            let changes = store.changes(POLL);
             Watch { store, changes, waiting: Vec::new() }.run(queue).await;
         });
         Self { words }

@@ -9,6 +9,7 @@ mod hub;
 mod worker;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream;
@@ -24,9 +25,13 @@ use crate::domain::input::Defaults;
 use crate::domain::view::{JobState, QueueStatus};
 use crate::intake;
 use crate::store::{
-    Access, EnqueueOptions, Heard, Interest, News, OnConflict, ResultFilter, Selection, Store,
+    Access, Changes, EnqueueOptions, Heard, Interest, News, OnConflict, ResultFilter, Selection,
+    Store,
 };
 use hub::Hub;
+
+/// How often it looks where nothing tells of commits.
+const POLL: Duration = Duration::from_millis(200);
 
 /// A queue; clones share it.
 ///
@@ -98,7 +103,19 @@ impl Queue {
 
     /// Returns a queue over a database that is open.
     pub fn over(store: Store) -> Self {
-        let hub = Hub::start(store.clone());
+        let changes = store.changes(POLL);
+        Self::with(store, changes)
+    }
+
+    /// Returns a queue over a database that this process works itself: what others do to it is seen
+    /// after up to 200 ms.
+    pub fn alone(store: Store) -> Self {
+        let changes = store.own_changes(POLL);
+        Self::with(store, changes)
+    }
+
+    fn with(store: Store, changes: Changes) -> Self {
+        let hub = Hub::start(store.clone(), changes);
         Self { store, hub }
     }
 

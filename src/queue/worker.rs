@@ -80,6 +80,7 @@ impl Worker {
             base_url: self.base_url,
             request_timeout: self.pacing.request_timeout,
             proxy: None,
+            plain: false,
             direct: false,
         })?;
         let found = self.keys.iter().map(|(name, secret)| FoundKey {

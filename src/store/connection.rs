@@ -296,33 +296,30 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreEr
     let mut connection = options.connect().await?;
     // A copy of a database may come without its log; the check below sees whether this took.
     sqlx::query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
-    let library: String =
-        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await?;
-    if !is_safe_library(&library) {
-        return Err(StoreError::Library(library));
+    let found: (String, String, i64, i64, i64, i64, i64) = sqlx::query_as(
+        "SELECT sqlite_version(), j.journal_mode, s.synchronous, f.foreign_keys, b.timeout,
+                t.trusted_schema, c.cell_size_check
+           FROM pragma_journal_mode AS j, pragma_synchronous AS s, pragma_foreign_keys AS f,
+                pragma_busy_timeout AS b, pragma_trusted_schema AS t, pragma_cell_size_check AS c",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    if !is_safe_library(&found.0) {
+        return Err(StoreError::Library(found.0));
     }
-    for (pragma, wanted) in [
-        ("journal_mode", "wal"),
-        ("synchronous", "2"),
-        ("foreign_keys", "1"),
-        ("busy_timeout", "5000"),
-        ("trusted_schema", "0"),
-        ("cell_size_check", "1"),
+    for (pragma, took) in [
+        ("journal_mode", found.1 == "wal"),
+        ("synchronous", found.2 == 2),
+        ("foreign_keys", found.3 == 1),
+        ("busy_timeout", u128::try_from(found.4).is_ok_and(|it| it == BUSY_SLICE.as_millis())),
+        ("trusted_schema", found.5 == 0),
+        ("cell_size_check", found.6 == 1),
     ] {
-        let query =
-            format!("SELECT CAST(p.\"{}\" AS TEXT) FROM pragma_{pragma} AS p", column(pragma));
-        let found: String =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut connection).await?;
-        if found != wanted {
+        if !took {
             return Err(StoreError::Pragma(pragma));
         }
     }
     Ok(connection)
-}
-
-/// The table-valued form of a pragma names its column after the pragma, but for this one.
-fn column(pragma: &str) -> &str {
-    if pragma == "busy_timeout" { "timeout" } else { pragma }
 }
 
 /// Earlier ones, and 3.52.0, can lose committed pages in a write-ahead log that several

@@ -9,7 +9,7 @@ use std::time::Duration;
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions as _, Connection as _};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::store::{Store, StoreError, connection};
@@ -33,41 +33,52 @@ pub struct Changes {
     /// Its own connection: SQLite counts the commits of all others for each one.
     connection: Option<SqliteConnection>,
     version: Option<i64>,
+    /// Tells of commits of this process.
+    own: watch::Receiver<u64>,
     touched: Arc<Notify>,
-    /// Sends events for as long as it lives; absent where there is no watch to be had.
-    watcher: Option<RecommendedWatcher>,
+    watcher: Watcher,
     poll: Duration,
     next_poll: Instant,
     /// The next look after an event, if there was one.
     look: Option<u32>,
 }
 
+/// A file watch.
+enum Watcher {
+    /// Set up by the first wait: the end of a watch holds up the end of its process for some
+    /// milliseconds (Linux waits for all who may be telling of events).
+    Later,
+    Here(
+        #[expect(dead_code, reason = "it sends events for as long as it lives")] RecommendedWatcher,
+    ),
+    /// There is none to be had, or none is wanted.
+    None,
+}
+
 impl Store {
-    /// Begins to wait for commits; looks each `poll` even if nothing tells of one.
+    /// Begins to wait for commits of any process; looks each `poll` even if nothing tells of one.
     pub fn changes(&self, poll: Duration) -> Changes {
-        let touched = Arc::new(Notify::new());
-        let watcher = match watch(&self.path, touched.clone()) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::info!(%error, "the database cannot be watched; it is polled");
-                None
-            }
-        };
         Changes {
             path: self.path.clone(),
             connection: None,
             version: None,
-            touched,
-            watcher,
+            own: self.writer.commits(),
+            touched: Arc::new(Notify::new()),
+            watcher: Watcher::Later,
             poll,
             next_poll: Instant::now(),
             look: None,
         }
     }
+
+    /// Begins to wait for commits of this process; those of others are found by a look each `poll`.
+    pub fn own_changes(&self, poll: Duration) -> Changes {
+        Changes { watcher: Watcher::None, ..self.changes(poll) }
+    }
 }
 
 /// Watches the folder and not the file: the log is deleted and made anew.
-fn watch(path: &Path, touched: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
+fn watched(path: &Path, touched: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let path = path.canonicalize().map_err(notify::Error::io)?;
     let (folder, name) = path.parent().zip(path.file_name()).unwrap_or((&path, OsStr::new("")));
     let mut log: OsString = name.to_owned();
@@ -89,10 +100,14 @@ impl Changes {
     /// Waits until something was committed since the last return. May be dropped and called again
     /// at any time; nothing is missed by that.
     pub async fn next(&mut self) {
+        if matches!(self.watcher, Watcher::Later) {
+            self.watcher = self.begin();
+        }
         loop {
             let look = self.look;
             tokio::select! {
-                () = self.touched.notified(), if self.watcher.is_some() => self.look = Some(0),
+                () = self.touched.notified() => self.look = Some(0),
+                Ok(()) = self.own.changed() => {}
                 () = pause(look.unwrap_or(0)), if look.is_some() => {
                     self.look = look.map(|look| look + 1).filter(|look| *look < LOOKS + LATE_LOOKS);
                 }
@@ -102,6 +117,16 @@ impl Changes {
             self.next_poll = Instant::now() + self.poll;
             if changed {
                 return;
+            }
+        }
+    }
+
+    fn begin(&self) -> Watcher {
+        match watched(&self.path, self.touched.clone()) {
+            Ok(watcher) => Watcher::Here(watcher),
+            Err(error) => {
+                tracing::info!(%error, "the database cannot be watched; it is polled");
+                Watcher::None
             }
         }
     }
@@ -202,7 +227,7 @@ mod tests {
         let bench = Bench::new().await;
         let other = bench.other().await;
         let mut changes = bench.listen(NEVER).await;
-        assert!(changes.watcher.is_some());
+        assert!(matches!(changes.watcher, Watcher::Here(_)));
         for name in ["a", "b", "c"] {
             commit(&other, name).await;
             timeout(LIMIT, changes.next()).await.unwrap();
@@ -229,9 +254,21 @@ mod tests {
         let bench = Bench::new().await;
         let other = bench.other().await;
         let mut changes = bench.listen(Duration::from_millis(10)).await;
-        changes.watcher = None;
+        changes.watcher = Watcher::None;
         commit(&other, "a").await;
         timeout(LIMIT, changes.next()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_commit_of_this_process_is_told_of_without_a_watch() {
+        let bench = Bench::new().await;
+        let mut changes = bench.own.own_changes(NEVER);
+        timeout(LIMIT, changes.next()).await.unwrap();
+        for name in ["a", "b"] {
+            commit(&bench.own, name).await;
+            timeout(LIMIT, changes.next()).await.unwrap();
+        }
+        assert!(matches!(changes.watcher, Watcher::None));
     }
 
     #[tokio::test]

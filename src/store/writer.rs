@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::store::connection::{self, BUSY_SLICE, Identity};
 use crate::store::error::StoreError;
@@ -31,6 +31,8 @@ const QUEUE: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     commands: mpsc::Sender<Command>,
+    /// Counts the transactions that were committed.
+    commits: watch::Receiver<u64>,
 }
 
 /// The connection, opened when it is needed.
@@ -40,6 +42,7 @@ struct Link {
     /// How long another process's lock is waited for.
     patience: Duration,
     connection: Option<SqliteConnection>,
+    commits: watch::Sender<u64>,
 }
 
 impl Writer {
@@ -47,7 +50,8 @@ impl Writer {
     pub(crate) fn start(path: PathBuf, patience: Duration) -> Self {
         let identity = Identity::of(&path);
         let (commands, mut queue) = mpsc::channel::<Command>(QUEUE);
-        let mut link = Link { path, identity, patience, connection: None };
+        let (told, commits) = watch::channel(0);
+        let mut link = Link { path, identity, patience, connection: None, commits: told };
         tokio::spawn(async move {
             while let Some(command) = queue.recv().await {
                 command(&mut link).await;
@@ -58,7 +62,12 @@ impl Writer {
                 tracing::warn!(%error, "the database did not close cleanly");
             }
         });
-        Self { commands }
+        Self { commands, commits }
+    }
+
+    /// Returns what tells of the commits of this process.
+    pub(crate) fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.clone()
     }
 
     /// Runs `work` in one transaction and returns its value once that is on disk.
@@ -116,6 +125,7 @@ impl Link {
         };
         if result.is_ok() {
             self.connection = Some(connection);
+            self.commits.send_modify(|commits| *commits += 1);
         } else if let Err(error) = connection.close_hard().await {
             tracing::debug!(%error, "a connection that failed did not close cleanly");
         }

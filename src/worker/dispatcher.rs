@@ -146,7 +146,7 @@ impl<'a> Dispatcher<'a> {
                 turning = true;
             }
             let wake = self.wake(turning);
-            let listens = self.listens();
+            let listens = !turning && self.listens();
             tokio::select! {
                 Some(result) = &mut turn, if turning => {
                     turning = false;

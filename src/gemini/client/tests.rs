@@ -38,7 +38,7 @@ enum Then {
 
 fn options(base_url: String) -> ClientOptions {
     let request_timeout = Duration::from_secs(20);
-    ClientOptions { base_url, request_timeout, proxy: None, direct: true }
+    ClientOptions { base_url, request_timeout, proxy: None, plain: true, direct: true }
 }
 
 /// Serves one connection: reads a whole request, writes `answer`, and returns the request.

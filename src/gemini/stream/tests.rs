@@ -241,7 +241,13 @@ async fn serve(
 async fn call(writes: &[&str], then: Then, timeout: Duration) -> (Call, String, Vec<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("http://{}", listener.local_addr().unwrap());
-    let options = ClientOptions { base_url, request_timeout: timeout, proxy: None, direct: true };
+    let options = ClientOptions {
+        base_url,
+        request_timeout: timeout,
+        proxy: None,
+        plain: true,
+        direct: true,
+    };
     let client = Client::new(&options).unwrap();
     let (tell, heard) = mpsc::unbounded_channel();
     let writes = writes.iter().map(|&write| write.to_owned()).collect();
