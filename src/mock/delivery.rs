@@ -22,13 +22,15 @@ struct Delivery {
     plan: Box<Plan>,
     wire: Wire,
     flight: Flight,
+    /// Pieces that were sent.
+    sent: u64,
     is_over: bool,
 }
 
 /// Returns the body that sends `plan`.
 pub(super) fn body(shared: Arc<Shared>, mut plan: Box<Plan>, wire: Wire, flight: Flight) -> Body {
     let steps = std::mem::take(&mut plan.steps).into_iter();
-    let delivery = Delivery { shared, steps, plan, wire, flight, is_over: false };
+    let delivery = Delivery { shared, steps, plan, wire, flight, sent: 0, is_over: false };
     Body::from_stream(stream::unfold(delivery, Delivery::next))
 }
 
@@ -49,27 +51,44 @@ impl Delivery {
             return Some((Err(cut()), self));
         }
         self.shared.book.chunks(step.chunks);
+        self.sent += 1;
+        // A client may leave once it has the last one.
+        if self.steps.as_slice().is_empty()
+            && !self.plan.holds_end
+            && self.plan.ending == Ending::Whole
+        {
+            self.flight.landed();
+        }
         Some((Ok(step.bytes), self))
     }
 
     /// Waits as a piece has to; returns whether the stand-in goes on.
     async fn wait(&self, step: &Step) -> bool {
-        if step.hold {
-            let _held = Held::new(&self.shared.book);
-            tokio::select! {
-                () = self.shared.gate.pass() => {}
-                () = stopped(self.shared.stopping.subscribe()) => return false,
-            }
+        if step.hold && !self.released().await {
+            return false;
         }
         if !step.begins_chunk {
             return true;
         }
-        let random = scramble(step.bytes.as_ptr() as u64);
+        let random = scramble(self.sent);
         let delay = Duration::from_millis(self.plan.delay.pick(random));
         waited(delay, self.shared.stopping.subscribe()).await
     }
 
+    /// Waits for a release; returns whether the stand-in goes on.
+    async fn released(&self) -> bool {
+        let _held = Held::new(&self.shared.book);
+        tokio::select! {
+            () = self.shared.gate.pass() => true,
+            () = stopped(self.shared.stopping.subscribe()) => false,
+        }
+    }
+
     async fn end(mut self) -> Option<(io::Result<Bytes>, Self)> {
+        if self.plan.holds_end && !self.released().await {
+            self.wire.reset();
+            return Some((Err(cut()), self));
+        }
         self.flight.landed();
         match self.plan.ending {
             Ending::Whole => return None,

@@ -83,6 +83,8 @@ pub(super) enum Ending {
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) delay: Latency,
+    /// Whether the end waits for a release.
+    pub(super) holds_end: bool,
     pub(super) ending: Ending,
 }
 
@@ -105,11 +107,7 @@ pub(super) fn streamed(reply: Reply, twist: Twist, form: Form, config: &StreamCo
         content_type: if form == Form::Events { EVENTS } else { JSON },
         usable: reply.usable && whole && twist.fault.is_none(),
         fault: None,
-        stream: Some(Box::new(Plan {
-            steps: steps(&events, &twist, config),
-            delay: config.chunk_delay_ms,
-            ending,
-        })),
+        stream: Some(Box::new(plan(&events, ending, &twist, config))),
         ..reply
     }
 }
@@ -223,22 +221,24 @@ fn events(
         Some(Fault::Stall) => Ending::Stall,
         _ => Ending::Whole,
     };
-    if form == Form::List
-        && twist.fault.is_none()
-        && let Some(last) = events.last_mut()
-    {
-        last.extend_from_slice(format!("]{end}").as_bytes());
+    if form == Form::List && ending == Ending::Whole {
+        match events.last_mut() {
+            Some(last) => last.extend_from_slice(format!("]{end}").as_bytes()),
+            None => events.push(format!("[]{end}").into_bytes()),
+        }
     }
     (events, ending)
 }
 
 /// Returns what goes to the network at a time.
-fn steps(events: &[Vec<u8>], twist: &Twist, config: &StreamConfig) -> Vec<Step> {
+fn plan(events: &[Vec<u8>], ending: Ending, twist: &Twist, config: &StreamConfig) -> Plan {
     let mut steps = Vec::new();
     let mut sent = 0;
+    // What waits is the first piece that comes after enough chunks, or else the end.
+    let mut hold_after = twist.after.filter(|_| twist.hold);
     let together = if twist.hold_chunks { 1 } else { config.events_per_write.get() };
     for group in events.chunks(together) {
-        let holds = twist.hold && twist.after.is_some_and(|after| sent == after);
+        let holds = hold_after.take_if(|after| sent >= *after).is_some();
         let hold = twist.hold_chunks || holds;
         sent += group.len();
         let bytes = Bytes::from(group.concat());
@@ -255,7 +255,7 @@ fn steps(events: &[Vec<u8>], twist: &Twist, config: &StreamConfig) -> Vec<Step> 
             });
         }
     }
-    steps
+    Plan { steps, delay: config.chunk_delay_ms, holds_end: hold_after.is_some(), ending }
 }
 
 #[cfg(test)]
@@ -382,6 +382,10 @@ mod tests {
         let each = Twist { hold_chunks: true, ..Twist::default() };
         assert_eq!(holds(each), [true; 3]);
         let one = Twist { hold: true, after: Some(1), ..Twist::default() };
-        assert_eq!(holds(one), [false, true, false]);
+        assert_eq!(holds(one.clone()), [false, true, false]);
+        let early = Twist { fault: Some(Fault::EndEarly), ..one };
+        let reply = streamed(reply(&answer("ab")), early, Form::List, &config(2));
+        assert!(serde_json::from_str::<Value>(&sent(&reply)).is_ok());
+        assert!(reply.stream.unwrap().holds_end);
     }
 }
