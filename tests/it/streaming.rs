@@ -162,3 +162,13 @@ fn a_schema_is_checked_when_the_text_is_whole() {
     env.write("in.jsonl", line.to_string());
     assert_eq!(env.gq(&["run", "in.jsonl"]).exits(0).json()["parsed"], json!({"city": "Lima"}));
 }
+
+/// An order inside of an aggregate is read by SQLite 3.44 and later; older ones, as many systems
+/// have, would refuse the whole database.
+#[test]
+fn the_views_are_read_by_older_libraries() {
+    let env = with(&json!({}));
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let new_form = "SELECT count(*) FROM sqlite_schema WHERE sql LIKE '%'''' ORDER BY%'";
+    assert_eq!(env.count(new_form), 0);
+}
