@@ -97,6 +97,8 @@ impl Store {
         }
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            // A file does not hang up.
+            .test_before_acquire(false)
             .connect_lazy_with(connection::read_options(path));
         Ok(Self {
             path: path.to_owned(),

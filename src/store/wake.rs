@@ -16,10 +16,10 @@ use crate::store::{Store, StoreError, connection};
 
 /// The event comes when a commit is written, which is before it is synced and can be seen. It is
 /// looked for again after so long, which is less than a fast disk takes to sync,
-const LOOK: Duration = Duration::from_micros(200);
+const LOOK: Duration = Duration::from_micros(100);
 
 /// so often,
-const LOOKS: u32 = 25;
+const LOOKS: u32 = 50;
 
 /// and then after this time, doubled each time,
 const LATE_LOOK: Duration = Duration::from_millis(2);
