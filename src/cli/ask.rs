@@ -19,6 +19,7 @@ use gq::queue::{Answer, Queue, Task};
 use gq::store::{Access, Scope};
 use gq::worker::{Event, Events, Finish, Phase, WorkerOptions};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::args::{AskArgs, Report, ResultFormat};
 use super::context::{Context, build_client, no_key, register};
@@ -38,13 +39,21 @@ const PRIORITY: i64 = 1000;
 /// So long a worker of another process may take to begin, before this one does it.
 const MOMENT: Duration = Duration::from_millis(100);
 
+/// The question may take so long to be stored, also where its time is shorter.
+const STORING: Duration = Duration::from_secs(1);
+
+/// Why it may take longer.
+const LOCKED: &str = "another process holds the database";
+
 /// After so long without a word from standard input somebody may wonder.
 const WONDER: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(context: &mut Context, args: &AskArgs) -> Result<ExitStatus> {
     let stop = Stop::listen()?;
+    let deadline = Instant::now() + args.timeout;
     let pacing = settings::pacing(&args.pacing, &context.environment)?;
-    let Some(piped) = stop.unless_requested(piped(context, args)).await else {
+    let piped = in_time(deadline, "standard input goes on", piped(context, args));
+    let Some(piped) = stop.unless_requested(piped).await else {
         return Ok(stop.exit_status());
     };
     let line = question(args, piped?)?;
@@ -66,8 +75,9 @@ pub(crate) async fn run(context: &mut Context, args: &AskArgs) -> Result<ExitSta
         let options = context.client_options(&keys, &pacing)?;
         Some(tokio::task::spawn_blocking(move || build_client(&options)))
     };
-    let opened = stop.unless_requested(context.store(Access::Write)).await;
-    let Some(store) = opened else { return Ok(stop.exit_status()) };
+    let storing = deadline.max(Instant::now() + STORING);
+    let opened = in_time(storing, LOCKED, context.store(Access::Write));
+    let Some(store) = stop.unless_requested(opened).await else { return Ok(stop.exit_status()) };
     let store = store?;
     let means = match building {
         Some(building) => {
@@ -78,12 +88,28 @@ pub(crate) async fn run(context: &mut Context, args: &AskArgs) -> Result<ExitSta
     };
     let is_worked = store.is_worked().await?;
     let queue = if is_worked { Queue::over(store) } else { Queue::alone(store) };
-    let asked = stop.unless_requested(queue.enqueue_with(BATCH, &line, defaults)).await;
-    let Some(task) = asked else { return Ok(stop.exit_status()) };
-    let asking = Asking { queue: &queue, task: task?, stop: &stop, args, means, is_worked };
+    let asked = async { Ok(queue.enqueue_with(BATCH, &line, defaults).await?) };
+    let Some(task) = stop.unless_requested(in_time(storing, LOCKED, asked)).await else {
+        return Ok(stop.exit_status());
+    };
+    let task = task?;
+    let asking = Asking { queue: &queue, task, stop: &stop, args, means, is_worked, deadline };
     let status = asking.answered(context).await;
     work::within_time(queue.close()).await?;
     status
+}
+
+/// Returns what `work` comes to by then.
+async fn in_time<T>(
+    deadline: Instant,
+    meanwhile: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let late = || {
+        let message = format!("the time is up and {meanwhile}; nothing was asked");
+        Err(Failure::new(ExitStatus::TimedOut, message))
+    };
+    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| late())
 }
 
 /// Reads standard input where it is the prompt or belongs to it.
@@ -158,6 +184,7 @@ struct Asking<'a> {
     means: Option<Means>,
     /// Whether a worker ran when it was asked.
     is_worked: bool,
+    deadline: Instant,
 }
 
 /// What ends the wait for an answer.
@@ -174,10 +201,11 @@ impl Asking<'_> {
     async fn answered(&self, context: &mut Context) -> Result<ExitStatus> {
         let (tell, phase) = watch::channel(Phase::Running);
         let mut working = pin!(self.work(phase).fuse());
-        let end = self.wait(&mut context.out, working.as_mut()).await?;
+        let end = self.wait(&context.out, working.as_mut()).await?;
         // A call of ours that is under way after all is paid for, and still recorded.
         let (phase, status) = match end {
             End::Answered(answer) => {
+                self.stop.exit_when_requested();
                 (Phase::Draining, answer.and_then(|answer| self.print(context, *answer)))
             }
             End::Left(finish) => (Phase::Draining, self.left(context, finish)),
@@ -203,11 +231,11 @@ impl Asking<'_> {
     /// Waits for the answer and prints its text as it comes.
     async fn wait(
         &self,
-        out: &mut Output,
+        out: &Output,
         mut working: Pin<&mut (impl FusedFuture<Output = Result<Option<Finish>>> + Send)>,
     ) -> Result<End> {
         let mut talking = pin!(self.talk(out));
-        let mut time_up = pin!(tokio::time::sleep(self.args.timeout));
+        let mut time_up = pin!(tokio::time::sleep_until(self.deadline));
         loop {
             tokio::select! {
                 answer = &mut talking => return Ok(End::Answered(answer.map(Box::new))),
@@ -223,7 +251,7 @@ impl Asking<'_> {
         }
     }
 
-    async fn talk(&self, out: &mut Output) -> Result<Answer> {
+    async fn talk(&self, out: &Output) -> Result<Answer> {
         match self.args.format {
             Report::Text => speak::speak(out, self.queue.text_stream(&self.task)).await,
             Report::Json => Ok(self.queue.wait(&self.task).await?),

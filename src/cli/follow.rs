@@ -1,8 +1,11 @@
 //! `gq results --follow`: each result as it finishes, and the text of one job as it comes.
 
-use std::io::{BufWriter, Write};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use gq::domain::time::Timestamp;
@@ -15,6 +18,7 @@ use super::exit::ExitStatus;
 use super::failure::Result;
 use super::file::WholeFile;
 use super::media::MediaFolder;
+use super::output::Flow;
 use super::output::results::{Layout, ResultsWriter};
 use super::signals::Stop;
 use super::{results, speak};
@@ -58,8 +62,8 @@ async fn print_all(
     options: &ResultsOptions,
 ) -> Result<()> {
     let layout = results::layout(context, options);
-    let warning =
-        print(context.out.rows(), store, filter, options, layout, std::future::pending()).await?;
+    let flow = context.out.flow()?;
+    let warning = print(flow, store, filter, options, layout, std::future::pending()).await?;
     if let Some(warning) = warning {
         context.out.warning(warning);
     }
@@ -88,7 +92,7 @@ async fn spoken(
 
 async fn speak(context: &mut Context, store: &Store, task: &Task) -> Result<()> {
     let queue = Queue::over(store.clone());
-    let answer = speak::speak(&mut context.out, queue.text_stream(task)).await?;
+    let answer = speak::speak(&context.out, queue.text_stream(task)).await?;
     speak::end(&context.out, &answer);
     Ok(())
 }
@@ -96,7 +100,7 @@ async fn speak(context: &mut Context, store: &Store, task: &Task) -> Result<()> 
 /// Prints each result as it finishes, until all jobs that fit `filter` are, or `done` says that no
 /// more will be; returns what there is to warn of.
 pub(crate) async fn print(
-    data: &mut dyn Write,
+    flow: Flow,
     store: &Store,
     filter: &ResultFilter,
     options: &ResultsOptions,
@@ -108,13 +112,67 @@ pub(crate) async fn print(
     match options.output.as_deref().filter(|path| *path != Path::new("-")) {
         Some(path) => {
             let file = WholeFile::begin(path)?;
-            let writer = BufWriter::new(file.file());
-            follower.run(ResultsWriter::new(layout, writer)?, &mut media, done).await?;
+            follower.run(Rows::begin(layout, Target::File(file.file()))?, &mut media, done).await?;
             file.finish()?;
         }
-        None => follower.run(ResultsWriter::new(layout, data)?, &mut media, done).await?,
+        None => follower.run(Rows::begin(layout, Target::Flow(flow))?, &mut media, done).await?,
     }
     Ok(media.warning())
+}
+
+/// Where rows go in the end.
+enum Target<'a> {
+    Flow(Flow),
+    File(&'a File),
+}
+
+/// Rows that are collected before they go on.
+struct Rows<'a> {
+    writer: ResultsWriter<Collected>,
+    collected: Collected,
+    target: Target<'a>,
+}
+
+/// Text that two hold on to: one who adds to it, one who takes it.
+#[derive(Clone, Default)]
+struct Collected(Rc<RefCell<Vec<u8>>>);
+
+impl Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> Rows<'a> {
+    fn begin(layout: Layout, target: Target<'a>) -> Result<Self> {
+        let collected = Collected::default();
+        Ok(Self { writer: ResultsWriter::new(layout, collected.clone())?, collected, target })
+    }
+
+    /// Hands on what is collected.
+    async fn flush(&mut self) -> Result<()> {
+        self.writer.flush()?;
+        hand_on(&self.collected, &mut self.target).await
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        self.writer.finish()?;
+        hand_on(&self.collected, &mut self.target).await
+    }
+}
+
+async fn hand_on(collected: &Collected, target: &mut Target<'_>) -> Result<()> {
+    let bytes = std::mem::take(&mut *collected.0.borrow_mut());
+    match target {
+        Target::Flow(flow) => flow.write(&String::from_utf8_lossy(&bytes)).await?,
+        Target::File(file) => file.write_all(&bytes)?,
+    }
+    Ok(())
 }
 
 /// Jobs by their rows, a bit for each.
@@ -165,9 +223,9 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn run<W: Write>(
+    async fn run(
         mut self,
-        mut rows: ResultsWriter<W>,
+        mut rows: Rows<'_>,
         media: &mut MediaFolder<'_>,
         done: impl Future<Output = ()>,
     ) -> Result<()> {
@@ -176,7 +234,7 @@ impl<'a> Follower<'a> {
         loop {
             let any_left = self.store.count(&self.unfinished()).await?.unfinished() > 0;
             self.print_new(&mut rows, media).await?;
-            rows.flush()?;
+            rows.flush().await?;
             if is_done || !any_left {
                 break;
             }
@@ -186,7 +244,7 @@ impl<'a> Follower<'a> {
             }
         }
         self.print_missed(&mut rows, media).await?;
-        rows.finish()?;
+        rows.finish().await?;
         Ok(self.changes.close().await?)
     }
 
@@ -197,19 +255,15 @@ impl<'a> Follower<'a> {
 
     /// Prints what finished since the last time. Others may have finished within the same
     /// millisecond as the last one printed.
-    async fn print_new<W: Write>(
-        &mut self,
-        rows: &mut ResultsWriter<W>,
-        media: &mut MediaFolder<'_>,
-    ) -> Result<()> {
+    async fn print_new(&mut self, rows: &mut Rows<'_>, media: &mut MediaFolder<'_>) -> Result<()> {
         let latest = self.latest;
         self.print_from(Finish { at: latest, job: 0 }, latest, rows, media).await
     }
 
     /// Prints those that finished under a clock that was set back meanwhile.
-    async fn print_missed<W: Write>(
+    async fn print_missed(
         &mut self,
-        rows: &mut ResultsWriter<W>,
+        rows: &mut Rows<'_>,
         media: &mut MediaFolder<'_>,
     ) -> Result<()> {
         let counts = self.store.count(self.filter).await?;
@@ -222,11 +276,11 @@ impl<'a> Follower<'a> {
 
     /// Prints what finished after `from`: what finished after `known` in any case, such as a job
     /// that was tried again, and the rest unless it was printed.
-    async fn print_from<W: Write>(
+    async fn print_from(
         &mut self,
         mut from: Finish,
         known: Timestamp,
-        rows: &mut ResultsWriter<W>,
+        rows: &mut Rows<'_>,
         media: &mut MediaFolder<'_>,
     ) -> Result<()> {
         loop {
@@ -245,19 +299,20 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn print_jobs<W: Write>(
+    async fn print_jobs(
         &self,
         ids: &[i64],
-        rows: &mut ResultsWriter<W>,
+        rows: &mut Rows<'_>,
         media: &mut MediaFolder<'_>,
     ) -> Result<()> {
         let mut after = Some(0);
         while let Some(from) = after {
             let page = self.store.results_of(ids, from).await?;
             for job in page.jobs {
-                rows.row(&results::row(Answer::of(job), self.full, media)?)?;
+                rows.writer.row(&results::row(Answer::of(job), self.full, media)?)?;
             }
             after = page.next;
+            rows.flush().await?;
         }
         Ok(())
     }

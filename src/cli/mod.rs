@@ -8,6 +8,7 @@ pub(crate) mod exit;
 mod failure;
 mod file;
 mod follow;
+mod log;
 mod manage;
 mod media;
 pub(crate) mod output;
@@ -24,7 +25,7 @@ use clap::CommandFactory as _;
 use gq::config::Environment;
 use tokio::signal::unix::SignalKind;
 
-use args::{Cli, Command, GlobalArgs, LogFormat};
+use args::{Cli, Command};
 use context::Context;
 use exit::ExitStatus;
 use failure::Result;
@@ -32,9 +33,15 @@ use output::Output;
 
 /// Carries out the command line.
 pub(crate) fn main(cli: Cli) -> ExitStatus {
+    let status = carry_out(cli);
+    log::flush();
+    status
+}
+
+fn carry_out(cli: Cli) -> ExitStatus {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let out = Output::new(cli.global.color, no_color);
-    start_log(&cli.global, out.stderr_is_terminal && !no_color);
+    log::start(&cli.global, out.stderr_is_terminal && !no_color);
     if let Some(refusal) = args::refused(&cli) {
         out.error(refusal);
         return ExitStatus::Usage;
@@ -98,25 +105,4 @@ fn report(out: &Output, failure: failure::Failure) -> ExitStatus {
         out.hint(hint);
     }
     failure.status
-}
-
-/// Logs go to stderr; a library's own are shown from the third `-v` on.
-fn start_log(args: &GlobalArgs, color: bool) {
-    let filter = match (args.quiet, args.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "warn,gq=info",
-        (false, 2) => "info,gq=debug",
-        (false, _) => "debug,gq=trace",
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(color);
-    // Only the first subscriber of a process is taken, and this is it.
-    let _ = match args.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
 }

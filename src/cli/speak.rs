@@ -11,27 +11,28 @@ use super::output::Output;
 
 /// Prints what is said, and returns the answer at the end.
 pub(crate) async fn speak(
-    out: &mut Output,
+    out: &Output,
     said: impl Stream<Item = std::result::Result<Said, QueueError>>,
 ) -> Result<Answer> {
     let mut said = pin!(said);
+    let mut flow = out.flow()?;
     let mut in_line = false;
     while let Some(said) = said.next().await {
         match said? {
             Said::Text(text) => {
-                out.data(&text)?;
+                flow.write(&text).await?;
                 in_line = !text.ends_with('\n');
             }
             Said::Restarted => {
                 if in_line {
-                    out.data("\n")?;
+                    flow.write("\n").await?;
                 }
                 in_line = false;
                 out.warning("the answer broke off; it begins anew");
             }
             Said::Finished(answer) => {
                 if in_line {
-                    out.data("\n")?;
+                    flow.write("\n").await?;
                 }
                 return Ok(*answer);
             }

@@ -1,14 +1,16 @@
 //! `gq work` and `gq run`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::{self, Either};
 use gq::domain::pacing::Pacing;
 use gq::domain::view::Counts;
 use gq::mock::MockServer;
 use gq::mock::config::Config;
 use gq::store::{ResultFilter, Scope, Store};
-use gq::worker::{Finish, WorkerOptions};
+use gq::worker::{Finish, Phase, WorkerOptions};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -107,7 +109,7 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
 
 /// Works a batch and prints each result as it finishes.
 async fn run_and_follow(
-    context: &mut Context,
+    context: &Context,
     store: &Store,
     args: &RunArgs,
     pacing: &Pacing,
@@ -115,7 +117,7 @@ async fn run_and_follow(
     stop: &Stop,
 ) -> Result<ExitStatus> {
     let layout = results::layout(context, &args.results);
-    let mut data = context.out.take();
+    let flow = context.out.flow()?;
     let (end, ended) = oneshot::channel::<()>();
     let working = async {
         let batch = filter.batch.as_deref().unwrap_or_default();
@@ -125,9 +127,19 @@ async fn run_and_follow(
     };
     // The other side is dropped, which says all.
     let done = ended.map(|_| ());
-    let printing = follow::print(&mut data, store, filter, &args.results, layout, done);
-    let (status, printed) = tokio::join!(working, printing);
-    context.out.give_back(data);
+    let printing = pin!(follow::print(flow, store, filter, &args.results, layout, done));
+    let (status, printed) = match future::select(pin!(working), printing).await {
+        Either::Left((status, printing)) if *stop.phase.borrow() > Phase::Running => {
+            // Who does not read now gets what is left by the next call.
+            let printed = tokio::time::timeout(CLOSING, printing).await;
+            (status, printed.unwrap_or(Ok(None)))
+        }
+        Either::Left((status, printing)) => {
+            stop.exit_when_requested();
+            (status, printing.await)
+        }
+        Either::Right((printed, working)) => (working.await, printed),
+    };
     if let Some(warning) = printed? {
         context.out.warning(warning);
     }

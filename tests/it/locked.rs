@@ -138,3 +138,15 @@ fn a_lock_that_keeps_readers_out_is_waited_for_at_the_start() {
     worker.wait().exits(0);
     assert_eq!(column(&env.results(), "state"), ["succeeded", "succeeded"]);
 }
+
+#[test]
+fn a_question_that_cannot_be_stored_in_its_time_is_not_asked() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    env.prompts("in.jsonl", &["one"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let lock = Held::of(&env);
+    let ran = env.gq(&["ask", "Why?", "--timeout", "100ms"]).exits(5);
+    assert!(ran.stderr.contains("another process holds the database"), "{}", ran.stderr);
+    lock.release();
+    assert_eq!(env.count("SELECT count(*) FROM jobs"), 1);
+}

@@ -24,6 +24,7 @@ mod secrets;
 mod signals;
 mod streaming;
 mod support;
+mod unread;
 mod uploads;
 mod watch;
 mod work;

@@ -3,6 +3,7 @@
 pub(crate) mod columns;
 mod csv;
 pub(crate) mod enqueued;
+mod flow;
 mod json;
 pub(crate) mod keys;
 mod line;
@@ -20,6 +21,8 @@ use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use super::args::{ColorMode, Report};
+use super::log;
+pub(crate) use flow::Flow;
 use live::{Live, Place};
 use terminal::Neutralising;
 
@@ -72,15 +75,9 @@ impl Output {
         self.data.flush()
     }
 
-    /// Hands over where rows of data are written, for one who writes while others print; it has to
-    /// be given back.
-    pub(crate) fn take(&mut self) -> Box<dyn Write> {
-        std::mem::replace(&mut self.data, Box::new(io::sink()))
-    }
-
-    /// Takes back what [`take`](Self::take) handed over.
-    pub(crate) fn give_back(&mut self, data: Box<dyn Write>) {
-        self.data = data;
+    /// Begins data that comes bit by bit; until its end nothing else is printed there.
+    pub(crate) fn flow(&self) -> io::Result<Flow> {
+        Flow::begin(self.stdout_is_terminal)
     }
 
     /// Says that something failed.
@@ -106,16 +103,15 @@ impl Output {
         }
     }
 
-    /// A message that cannot be written has no one to tell.
     fn note(&self, label: &str, color: &str, message: &str) {
         let message =
             if self.stderr_is_terminal { terminal::neutral(message) } else { message.into() };
-        let mut stderr = io::stderr().lock();
-        let _ = if self.colors(self.stderr_is_terminal) {
-            writeln!(stderr, "\x1b[1;{color}m{label}:\x1b[0m {message}")
+        let line = if self.colors(self.stderr_is_terminal) {
+            format!("\x1b[1;{color}m{label}:\x1b[0m {message}\n")
         } else {
-            writeln!(stderr, "{label}: {message}")
+            format!("{label}: {message}\n")
         };
+        log::write(line.as_bytes());
     }
 }
 
