@@ -93,7 +93,7 @@ fn drain(folder: &Path) {
 const WOKEN: u32 = 500;
 
 /// How long an idle worker's use of the processor is measured.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(20);
 
 /// From the end of a commit here to the arrival of the call that a worker elsewhere makes of it.
 fn wake_ups(folder: &Path) {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 pub use endpoint::{DEFAULT_BASE_URL, Endpoint, Proxy, endpoint};
 pub use environment::{Environment, Origin};
-pub use keys::{NamedKey, Secret, Tier, keys, unsupported};
+pub use keys::{NamedKey, Secret, keys};
 pub use values::{duration, money, size};
 
 /// Why the settings cannot be used. No message shows a value that may be a secret.

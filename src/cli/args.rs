@@ -1,5 +1,6 @@
 //! The commands and their flags. What a value means is decided elsewhere.
 
+mod key_settings;
 mod options;
 mod pacing;
 mod refused;
@@ -11,6 +12,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use gq::config;
 
+pub(crate) use key_settings::KeySettingsArgs;
 pub(crate) use options::{
     EnqueueOptions, OnConflict, Report, ResultFormat, ResultsOptions, Selection, WorkOptions,
 };
@@ -216,6 +218,8 @@ pub(crate) struct KeysArgs {
     /// Variable names of the keys [default: all]
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) settings: KeySettingsArgs,
     /// Form of the output
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) format: Report,
@@ -234,6 +238,8 @@ pub(crate) enum KeysAction {
     Disable,
     /// Switch them on again
     Enable,
+    /// Say what they may take, what pays for them and which project they are of
+    Set,
 }
 
 /// Flags of `gq media`.

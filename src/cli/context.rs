@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use gq::clock;
-use gq::config::{self, Environment, NamedKey, Tier};
+use gq::config::{self, Environment, NamedKey};
 use gq::domain::input::model_name;
+use gq::domain::key::Tier;
 use gq::domain::pacing::Pacing;
 use gq::gemini::client::{ApiKey, Client, ClientOptions, ProxySettings};
 use gq::store::{Access, FoundKey, Store};
@@ -52,11 +53,7 @@ impl Context {
     }
 
     pub(crate) fn keys(&self) -> Result<Vec<NamedKey>> {
-        let keys = config::keys(&self.environment, self.args.keys.as_deref())?;
-        for warning in config::unsupported(&self.environment) {
-            self.out.warning(warning);
-        }
-        Ok(keys)
+        Ok(config::keys(&self.environment, self.args.keys.as_deref())?)
     }
 
     /// Finds the keys, records them, and sets up the client.
@@ -107,7 +104,7 @@ impl Api {
             plain: true,
             direct: true,
         })?;
-        let key = FoundKey { name: MOCK_KEY, secret: MOCK_KEY, is_sendable: true };
+        let key = FoundKey { name: MOCK_KEY, secret: MOCK_KEY, is_sendable: true, settings: None };
         let rows = store.register_keys(&[key]).await?;
         let keys = rows.into_iter().map(|row| WorkerKey {
             id: row.id,
@@ -132,6 +129,7 @@ pub(crate) fn found(keys: &[NamedKey]) -> Vec<FoundKey<'_>> {
             name: &key.name,
             secret: key.secret.expose(),
             is_sendable: ApiKey::new(key.secret.expose()).header().is_some(),
+            settings: Some(&key.settings),
         })
         .collect()
 }
@@ -143,7 +141,7 @@ pub(crate) async fn register(store: &Store, keys: &[NamedKey]) -> Result<Vec<Wor
         id: row.id,
         name: row.name,
         secret: ApiKey::new(key.secret.expose()),
-        is_free: key.tier == Some(Tier::Free),
+        is_free: row.settings.tier == Some(Tier::Free),
     });
     Ok(with_row.collect())
 }

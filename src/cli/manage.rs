@@ -29,7 +29,7 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
             return print_keys(context, args, &shown);
         }
         KeysAction::Check => return check(context, args).await,
-        KeysAction::Reset | KeysAction::Disable | KeysAction::Enable => {}
+        KeysAction::Reset | KeysAction::Disable | KeysAction::Enable | KeysAction::Set => {}
     }
     let store = context.store(Access::Write).await?;
     // A key can be switched before a worker has seen it.
@@ -39,10 +39,11 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
     match args.action {
         KeysAction::Reset => store.reset_keys(names, now()).await?,
         KeysAction::Disable => store.set_keys_disabled(names, Switch::Off, now()).await?,
+        KeysAction::Set => store.set_keys(names, args.settings.change(), now()).await?,
         KeysAction::Enable | KeysAction::List | KeysAction::Check => {
-            store.set_keys_disabled(names, Switch::On, now()).await?
+            store.set_keys_disabled(names, Switch::On, now()).await?;
         }
-    };
+    }
     let shown = shown(&store, &set, &args.names).await?;
     store.close().await?;
     print_keys(context, args, &shown)
@@ -74,6 +75,13 @@ fn print_keys(context: &mut Context, args: &KeysArgs, views: &[KeyView]) -> Resu
         Report::Text => keys::table(views, &chrono::Local),
     };
     context.out.data(&text)?;
+    let twins = views.iter().filter_map(|key| Some((&key.name, key.same_project_as.as_ref()?)));
+    for (name, other) in twins.filter(|(name, other)| other < name) {
+        context.out.hint(format!(
+            "the API counts `{name}` and `{other}` for one project: `gq keys set {name} {other} \
+             --project NAME` lets them share its limits"
+        ));
+    }
     Ok(ExitStatus::Done)
 }
 

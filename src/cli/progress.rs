@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gq::domain::forecast::{Capacity, Forecast};
+use gq::domain::time::Timestamp;
+use gq::domain::today::Today;
 use gq::domain::view::{Counts, Waiting};
 use gq::worker::{Event, Events};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::output::forecast;
 
 /// What the line is made of.
 #[derive(Default)]
@@ -16,6 +21,7 @@ struct Told {
     counts: Counts,
     in_flight: usize,
     uploads: usize,
+    capacity: Option<Capacity>,
 }
 
 /// Shows what a worker tells of itself.
@@ -54,7 +60,7 @@ impl Progress {
                 let done = counts.total() - counts.unfinished();
                 bar.set_length(u64::try_from(counts.total()).unwrap_or(0));
                 bar.set_position(u64::try_from(done).unwrap_or(0));
-                bar.set_message(told.line());
+                bar.set_message(told.line(gq::clock::now()));
             }
         })
     }
@@ -69,7 +75,8 @@ impl Told {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Failed { kind, .. } => *self.failures.entry(kind.as_str()).or_default() += 1,
-            Event::Turn { counts, in_flight, uploads, waiting } => {
+            Event::Turn { counts, in_flight, uploads, waiting, capacity } => {
+                self.capacity = capacity.or(self.capacity);
                 self.counts = *counts;
                 self.in_flight = *in_flight;
                 self.uploads = *uploads;
@@ -80,7 +87,7 @@ impl Told {
     }
 
     /// Returns what follows the bar: calls in flight, failures by kind, what is waited for.
-    fn line(&self) -> String {
+    fn line(&self, now: Timestamp) -> String {
         // Writing to a string cannot fail.
         use std::fmt::Write as _;
         let mut line = format!(", {} in flight", self.in_flight);
@@ -97,7 +104,17 @@ impl Told {
                 let _ = write!(line, "; next at {}", local.format("%H:%M:%S"));
             }
         }
+        if let Some(text) = self.days(now) {
+            let _ = write!(line, "; {text}");
+        }
         line
+    }
+
+    /// Returns how long it takes under the limits that are known, where that is more than a day.
+    fn days(&self, now: Timestamp) -> Option<String> {
+        let today = Today::at(now);
+        let forecast = Forecast::of(self.counts.unfinished(), self.capacity.as_ref()?, 0, &today)?;
+        (forecast.done_at > today.ends).then(|| forecast::text(&forecast, now))
     }
 }
 
@@ -141,7 +158,6 @@ fn log(event: &Event) {
 #[cfg(test)]
 mod tests {
     use gq::domain::outcome::ErrorKind;
-    use gq::domain::time::Timestamp;
 
     use super::*;
 
@@ -162,8 +178,9 @@ mod tests {
             in_flight: 0,
             uploads: 2,
             waiting: Some(waiting),
+            capacity: None,
         });
-        let line = told.line();
+        let line = told.line(Timestamp(0));
         assert!(
             line.starts_with(", 0 in flight, 2 uploading, 2 blocked; all 4 keys rest; next at "),
             "{line}"

@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use gq::config::{self, ConfigError, Environment};
 use gq::domain::input::DEFAULT_MODEL;
+use gq::domain::limits::{Given, GivenLimits};
 use gq::domain::pacing::{Pace, Pacing};
+use gq::domain::price::Prices;
 
 use super::args::{GlobalArgs, PacingArgs};
 
 const DEFAULT_DB: &str = "gq.db";
-/// Variables of flags that a later version brings.
-const NOT_YET: [&str; 3] = ["GQ_RPM", "GQ_TPM", "GQ_RPD"];
 
 /// Returns the path of the database.
 pub(crate) fn database(args: &GlobalArgs, environment: &Environment) -> PathBuf {
@@ -27,9 +28,6 @@ pub(crate) fn model(args: &GlobalArgs, environment: &Environment) -> String {
 
 /// Returns the pacing settings.
 pub(crate) fn pacing(args: &PacingArgs, environment: &Environment) -> Result<Pacing, ConfigError> {
-    if let Some(name) = NOT_YET.into_iter().find(|name| environment.get(name).is_some()) {
-        return Err(bad(name, "is not supported by this version yet".to_owned()));
-    }
     let from = Source { environment };
     let defaults = Pacing::of(from.pick(args.pace, "GQ_PACE", Pace::from_str)?.unwrap_or_default());
     let duration = |flag, name, default| {
@@ -60,6 +58,11 @@ pub(crate) fn pacing(args: &PacingArgs, environment: &Environment) -> Result<Pac
         max_exhausted_retries: from
             .pick(args.max_exhausted_retries, "GQ_MAX_EXHAUSTED_RETRIES", number)?
             .unwrap_or(defaults.max_exhausted_retries),
+        limits: GivenLimits([
+            from.limit(&args.rpm, "GQ_RPM")?,
+            from.limit(&args.tpm, "GQ_TPM")?,
+            from.limit(&args.rpd, "GQ_RPD")?,
+        ]),
         on_exhausted: from
             .pick(args.on_exhausted, "GQ_ON_EXHAUSTED", FromStr::from_str)?
             .unwrap_or(defaults.on_exhausted),
@@ -74,10 +77,20 @@ pub(crate) fn pacing(args: &PacingArgs, environment: &Environment) -> Result<Pac
         max_requests: from.pick(args.max_requests, "GQ_MAX_REQUESTS", number)?,
         max_tokens: from.pick(args.max_tokens, "GQ_MAX_TOKENS", number)?,
         max_cost: from.pick(args.max_cost, "GQ_MAX_COST", config::money)?,
+        prices: Arc::new(prices(args, environment)?),
         on_unknown: from
             .pick(args.on_unknown, "GQ_ON_UNKNOWN", FromStr::from_str)?
             .unwrap_or(defaults.on_unknown),
     })
+}
+
+/// Reads the prices that calls are counted by.
+fn prices(args: &PacingArgs, environment: &Environment) -> Result<Prices, ConfigError> {
+    let variable = || environment.get("GQ_PRICES").map(|(path, _)| PathBuf::from(path));
+    let Some(path) = args.prices.clone().or_else(variable) else { return Ok(Prices::default()) };
+    let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+    let prices = read.and_then(|text| Prices::from_toml(&text));
+    prices.map_err(|reason| bad("--prices", format!("`{}`: {reason}", path.display())))
 }
 
 #[derive(Clone, Copy)]
@@ -86,6 +99,12 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Returns what all flags of one name say together, or what the variable says.
+    fn limit(self, flags: &[Given], name: &str) -> Result<Given, ConfigError> {
+        let flag = flags.iter().cloned().reduce(Given::with);
+        Ok(self.pick(flag, name, FromStr::from_str)?.unwrap_or_default())
+    }
+
     /// Returns the flag, or what the variable says.
     fn pick<T>(
         self,
@@ -149,7 +168,7 @@ mod tests {
             ("GQ_ON_EXHAUSTED", "stop"),
             ("GQ_MAX_COST", "cheap"),
             ("GQ_PACE", "slow"),
-            ("GQ_RPM", "5"),
+            ("GQ_RPM", "none"),
         ] {
             let environment = environment(&[(name, value)], &[]);
             let error = pacing(&PacingArgs::default(), &environment).unwrap_err().to_string();

@@ -38,7 +38,7 @@ pub(crate) async fn run(context: &mut Context, args: &StatusArgs) -> Result<Exit
     let status = store.status(&keys, now()).await?;
     let text = match args.format {
         Report::Json => status::json_value(&status)?,
-        Report::Text => status::text(&status, &chrono::Local),
+        Report::Text => status::text(&status, &chrono::Local, now()),
     };
     context.out.data(&text)?;
     Ok(ExitStatus::Done)

@@ -3,12 +3,15 @@
 use std::fmt;
 
 use super::{ConfigError, Environment, Origin};
+use crate::domain::key::KeySettings;
+use crate::domain::limits::{Given, GivenLimits, Quota};
 
 const GEMINI: &str = "GEMINI_API_KEY";
 const GOOGLE: &str = "GOOGLE_API_KEY";
+const PROJECT: &str = "_PROJECT";
 const TIER: &str = "_TIER";
-/// Endings that make a name a setting of a key.
-const SETTINGS: [&str; 5] = ["_RPM", "_TPM", "_RPD", "_PROJECT", TIER];
+/// Endings that make a name a setting of a key; the limits stand in the order of [`Quota::ALL`].
+const SETTINGS: [&str; 5] = ["_RPM", "_TPM", "_RPD", PROJECT, TIER];
 
 /// Text that must not be shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,15 +35,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the key's project pays for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tier {
-    /// Calls cost nothing.
-    Free,
-    /// Calls are billed.
-    Paid,
-}
-
 /// One key with the name of its variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedKey {
@@ -48,8 +42,8 @@ pub struct NamedKey {
     pub name: String,
     /// The key itself.
     pub secret: Secret,
-    /// What `<name>_TIER` says.
-    pub tier: Option<Tier>,
+    /// What `<name>_RPM` and the like say.
+    pub settings: KeySettings,
     /// Where it was set.
     pub origin: Origin,
     /// Further variables that hold the same secret.
@@ -76,12 +70,16 @@ pub fn keys(environment: &Environment, select: Option<&str>) -> Result<Vec<Named
     for name in names {
         let Some((value, origin)) = environment.get(name) else { continue };
         let secret = Secret::new(value);
+        let settings = settings(environment, name)?;
         match keys.iter_mut().find(|key| key.secret == secret) {
-            Some(key) => key.aliases.push(name.to_owned()),
+            Some(key) => {
+                key.settings = std::mem::take(&mut key.settings).or(settings);
+                key.aliases.push(name.to_owned());
+            }
             None => keys.push(NamedKey {
                 name: name.to_owned(),
                 secret,
-                tier: tier(environment, name)?,
+                settings,
                 origin,
                 aliases: Vec::new(),
             }),
@@ -91,15 +89,6 @@ pub fn keys(environment: &Environment, select: Option<&str>) -> Result<Vec<Named
         Some(selection) => narrow(keys, selection),
         None => Ok(keys),
     }
-}
-
-/// Returns a warning for each setting of a key that is set and has no effect in this version.
-pub fn unsupported(environment: &Environment) -> Vec<String> {
-    environment
-        .names()
-        .filter(|name| !name.ends_with(TIER) && setting_of(name).is_some())
-        .map(|name| format!("`{name}` has no effect: this version does not support it yet"))
-        .collect()
 }
 
 fn is_key(name: &str) -> bool {
@@ -130,14 +119,25 @@ fn order(name: &str) -> (u8, u128, &str) {
     }
 }
 
-fn tier(environment: &Environment, key: &str) -> Result<Option<Tier>, ConfigError> {
-    let name = format!("{key}{TIER}");
-    match environment.get(&name).map(|(value, _)| value.trim()) {
-        None => Ok(None),
-        Some("free") => Ok(Some(Tier::Free)),
-        Some("paid") => Ok(Some(Tier::Paid)),
-        Some(_) => Err(ConfigError::bad(&name, "must be `free` or `paid`")),
+fn settings(environment: &Environment, key: &str) -> Result<KeySettings, ConfigError> {
+    let value = |ending: &str| {
+        let name = format!("{key}{ending}");
+        let text = environment.get(&name).map(|(value, _)| value.trim().to_owned());
+        text.filter(|text| !text.is_empty()).map(|text| (name, text))
+    };
+    let mut limits = GivenLimits::default();
+    for quota in Quota::ALL {
+        if let Some((name, text)) = value(SETTINGS[quota as usize]) {
+            let limit: Given =
+                text.parse().map_err(|reason: String| ConfigError::bad(&name, &reason))?;
+            limits.0[quota as usize] = limit;
+        }
     }
+    let tier = value(TIER).map(|(name, text)| {
+        text.parse().map_err(|reason: String| ConfigError::bad(&name, &reason))
+    });
+    let project = value(PROJECT).map(|(_, text)| text);
+    Ok(KeySettings { limits, project, tier: tier.transpose()? })
 }
 
 fn narrow(keys: Vec<NamedKey>, selection: &str) -> Result<Vec<NamedKey>, ConfigError> {
@@ -178,6 +178,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::domain::key::Tier;
+    use crate::domain::limits::Limits;
 
     fn environment(pairs: &[(&str, &str)]) -> Environment {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -219,22 +221,24 @@ mod tests {
             ]
         );
         assert_eq!(keys[1].secret.expose(), "one");
-        assert_eq!(keys[2].tier, Some(Tier::Paid));
-        assert_eq!(
-            unsupported(&environment),
-            [
-                "`GEMINI_API_KEY_RPM` has no effect: this version does not support it yet",
-                "`GEMINI_API_KEY_WORK_PROJECT` has no effect: this version does not support it yet"
-            ]
-        );
+        assert_eq!(keys[0].settings.limits.of("m"), Limits([Some(5), None, None]));
+        assert_eq!(keys[2].settings.tier, Some(Tier::Paid));
+        assert_eq!(keys[4].settings.project.as_deref(), Some("p"));
     }
 
     #[test]
     fn one_secret_under_two_names_is_one_key() {
-        let environment = environment(&[("GEMINI_API_KEY_1", "same"), ("GOOGLE_API_KEY", "same ")]);
+        let environment = environment(&[
+            ("GEMINI_API_KEY_1", "same"),
+            ("GEMINI_API_KEY_1_RPD", "m=9"),
+            ("GOOGLE_API_KEY", "same "),
+            ("GOOGLE_API_KEY_TPM", "1000"),
+        ]);
         let all = keys(&environment, None).unwrap();
         assert_eq!(names(&all), ["GEMINI_API_KEY_1"]);
         assert_eq!(all[0].aliases(), ["GOOGLE_API_KEY"]);
+        let limits = &all[0].settings.limits;
+        assert_eq!(limits.of("m"), Limits([None, Some(1_000), Some(9)]));
         assert_eq!(keys(&environment, Some("GOOGLE_API_KEY")).unwrap(), all);
     }
 
@@ -269,9 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tier_is_free_or_paid() {
-        let environment = environment(&[(GEMINI, "k"), ("GEMINI_API_KEY_TIER", "gold")]);
-        let error = keys(&environment, None).unwrap_err().to_string();
-        assert_eq!(error, "`GEMINI_API_KEY_TIER`: must be `free` or `paid`");
+    fn a_setting_that_is_none_is_named() {
+        for (name, value, reason) in [
+            ("GEMINI_API_KEY_TIER", "gold", "must be `free` or `paid`"),
+            ("GEMINI_API_KEY_RPM", "many", "`many` is no number of 1 or more"),
+        ] {
+            let environment = environment(&[(GEMINI, "k"), (name, value)]);
+            let error = keys(&environment, None).unwrap_err().to_string();
+            assert_eq!(error, format!("`{name}`: {reason}"));
+        }
     }
 }

@@ -1,7 +1,11 @@
 //! How fast the queue calls the API, how it rests, and what it may spend.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::domain::limits::GivenLimits;
+use crate::domain::price::Prices;
 
 /// What to do when every key that could work rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +74,7 @@ impl FromStr for Pace {
 }
 
 /// The pacing settings of a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pacing {
     /// The shortest time between any two calls of all processes on a database.
     pub api_call_interval: Duration,
@@ -84,6 +88,8 @@ pub struct Pacing {
     pub fully_exhausted_wait: Duration,
     /// 429s in a row before a slot is counted out.
     pub max_exhausted_retries: u32,
+    /// Limits of each slot.
+    pub limits: GivenLimits,
     /// What to do when every key rests.
     pub on_exhausted: OnExhausted,
     /// The longest that one call may take.
@@ -96,6 +102,8 @@ pub struct Pacing {
     pub max_tokens: Option<u64>,
     /// Billionths of a USD that the jobs in scope may cost.
     pub max_cost: Option<i64>,
+    /// What calls cost.
+    pub prices: Arc<Prices>,
     /// What to do with a job whose process died in its call.
     pub on_unknown: OnUnknown,
 }
@@ -114,12 +122,14 @@ impl Pacing {
             exhausted_wait: Duration::from_mins(2),
             fully_exhausted_wait: Duration::from_hours(12),
             max_exhausted_retries: 3,
+            limits: GivenLimits::default(),
             on_exhausted: OnExhausted::Wait,
             request_timeout: Duration::from_mins(10),
             inline_limit: 20_000_000,
             max_requests: None,
             max_tokens: None,
             max_cost: None,
+            prices: Arc::new(Prices::default()),
             on_unknown: OnUnknown::Retry,
         }
     }

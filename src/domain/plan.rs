@@ -1,8 +1,12 @@
 //! Which due jobs start now, and with which key.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
+use crate::domain::limits::{Limits, Quota};
 use crate::domain::time::Timestamp;
+use crate::domain::today::Today;
+use crate::domain::traffic::{Busy, Ready, Traffic, cautious};
 use crate::domain::upload::Progress;
 
 /// A job that is due.
@@ -18,21 +22,76 @@ pub struct Candidate {
     pub due_at: Timestamp,
     /// The key whose last attempt at it failed; another is tried first.
     pub avoid: Option<i64>,
+    /// The tokens of input that it is expected to have.
+    pub tokens: i64,
     /// How far each key is with media that have to be uploaded; absent where there are none.
     pub uploads: Option<HashMap<i64, Progress>>,
 }
 
+impl Candidate {
+    /// Returns whether a call with `key` needs no upload before.
+    fn has_media(&self, key: i64) -> bool {
+        let settled =
+            |uploads: &HashMap<i64, Progress>| uploads.get(&key).is_some_and(Progress::is_settled);
+        self.uploads.as_ref().is_none_or(settled)
+    }
+
+    fn is_under_way(&self, key: i64) -> bool {
+        self.uploads.as_ref().is_some_and(|it| it.get(&key) == Some(&Progress::UnderWay))
+    }
+}
+
+/// Which slot: the key's row (the first one of a project's keys) and the model's row.
+pub type Place = (i64, i64);
+
+/// A slot that does not rest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OpenSlot {
+    /// What may be used of it.
+    pub limits: Limits,
+    /// What was used of it.
+    pub traffic: Traffic,
+    /// Its calls in flight.
+    pub busy: Busy,
+    /// Whether a 429 was its last word: one call tries it before more follow.
+    pub probing: bool,
+    /// Whether it is known to be paid for: nobody need be careful with it.
+    pub paid: bool,
+}
+
 /// A key that may be used now for one model, or soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenSlot {
+pub struct OpenKey {
     /// The key's row.
     pub key: i64,
-    /// The model's row.
-    pub model: i64,
-    /// Calls it may take on, beside those in flight.
-    pub room: usize,
-    /// Calls in flight, by whichever process.
-    pub in_flight: usize,
+    /// Its slot.
+    pub slot: Place,
+    /// Lower goes first: what costs nothing before what is paid.
+    pub rank: u8,
+    /// Its own calls in flight.
+    pub in_flight: i64,
+    /// Whether it may take on a call now; if not it may soon.
+    pub free: bool,
+}
+
+/// A model with jobs that are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenModel {
+    /// Calls that may start beside those in flight.
+    pub room: i64,
+    /// Whether more jobs wait than the minute has room for: they are then spread over it.
+    pub paced: bool,
+}
+
+/// What may be used now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Open {
+    /// Slots that do not rest.
+    pub slots: HashMap<Place, OpenSlot>,
+    /// The keys that lead to them.
+    pub keys: Vec<OpenKey>,
+    /// Models, by their rows.
+    pub models: HashMap<i64, OpenModel>,
 }
 
 /// What bounds a turn.
@@ -54,6 +113,8 @@ pub struct Grant {
     pub job: i64,
     /// The key's row.
     pub key: i64,
+    /// The tokens of input that were reserved.
+    pub tokens: i64,
 }
 
 /// What happens in a turn.
@@ -63,218 +124,209 @@ pub struct Plan {
     pub calls: Vec<Grant>,
     /// Jobs that wait until the key has their media.
     pub uploads: Vec<Grant>,
+    /// The slots that calls were taken from.
+    pub used: HashSet<Place>,
+    /// When the first job that was left behind may start, by its slots.
+    pub next_at: Option<Timestamp>,
 }
 
-/// Gives each candidate, best first, the least busy slot of its model that has room.
+/// Gives each candidate, best first, a key whose limits allow the call now: one that costs nothing
+/// before one that does, then the least busy, then the most rested.
 ///
 /// A model without room stands in nobody's way. A job with uploads goes to a key that has them, and
 /// waits for one that has them and no room at the moment; only where none of them may be used are
-/// they uploaded for another.
-pub fn plan(mut candidates: Vec<Candidate>, slots: &[OpenSlot], bounds: Bounds) -> Plan {
-    candidates.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.due_at, job.job));
-    let mut slots = Slots::new(slots, bounds);
+/// they uploaded for another. What calls take is noted in the slots.
+pub fn plan(mut candidates: Vec<Candidate>, open: &mut Open, bounds: Bounds, today: Today) -> Plan {
+    candidates.sort_by_key(|job| (Reverse(job.priority), job.due_at, job.job));
+    let mut planner = Planner::new(open, bounds, today);
     let mut plan = Plan::default();
     for job in &candidates {
-        let (key, to) = match slots.place(job) {
-            Some(Place::Call(key)) => (key, &mut plan.calls),
-            Some(Place::Upload(key)) => (key, &mut plan.uploads),
+        let (key, to) = match planner.put(job) {
+            Some(Put::Call(key)) => (key, &mut plan.calls),
+            Some(Put::Upload(key)) => (key, &mut plan.uploads),
             None => continue,
         };
-        to.push(Grant { job: job.job, key });
+        to.push(Grant { job: job.job, key, tokens: job.tokens });
     }
+    plan.used = planner.used;
+    plan.next_at = planner.next_at;
     plan
 }
 
 /// Where a job goes.
-enum Place {
+enum Put {
     Call(i64),
     Upload(i64),
 }
 
-/// The slots as the plan fills them.
-struct Slots {
-    by_model: HashMap<i64, Vec<OpenSlot>>,
-    bounds: Bounds,
-    /// Keys with a call in this plan.
-    used: HashSet<i64>,
+/// Why a key cannot take on a job now.
+struct Blocked {
+    /// When its slot is ready, where that is known.
+    until: Option<Timestamp>,
+    /// Whether jobs that follow find it so too: this one is not too large for what is left.
+    lasting: bool,
 }
 
-impl Slots {
-    fn new(slots: &[OpenSlot], bounds: Bounds) -> Self {
-        let mut by_model: HashMap<i64, Vec<OpenSlot>> = HashMap::new();
-        for slot in slots {
-            by_model.entry(slot.model).or_default().push(*slot);
+/// How gladly a key is used, the least first: what it costs, calls of its slot in flight, when that
+/// was used last, its own calls in flight, its number.
+type Burden = (u8, i64, i64, i64, usize);
+
+/// The slots as the plan fills them.
+struct Planner<'a> {
+    open: &'a mut Open,
+    bounds: Bounds,
+    today: Today,
+    /// Keys by model, best first; what has no room any more is taken out.
+    keys: HashMap<i64, BinaryHeap<Reverse<Burden>>>,
+    /// Keys with a call in this plan.
+    called: HashSet<i64>,
+    used: HashSet<Place>,
+    next_at: Option<Timestamp>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(open: &'a mut Open, bounds: Bounds, today: Today) -> Self {
+        let mut planner = Self {
+            open,
+            bounds,
+            today,
+            keys: HashMap::new(),
+            called: HashSet::new(),
+            used: HashSet::new(),
+            next_at: None,
+        };
+        let mut keys: HashMap<i64, Vec<Reverse<Burden>>> = HashMap::new();
+        for (number, key) in planner.open.keys.iter().enumerate() {
+            keys.entry(key.slot.1).or_default().push(Reverse(planner.burden(number)));
         }
-        Self { by_model, bounds, used: HashSet::new() }
+        planner.keys = keys.into_iter().map(|(model, keys)| (model, keys.into())).collect();
+        planner
     }
 
-    fn place(&mut self, job: &Candidate) -> Option<Place> {
-        let slots = self.by_model.get_mut(&job.model)?;
-        let progress = |slot: &OpenSlot| Some(job.uploads.as_ref()?.get(&slot.key)?.clone());
-        let has_all = |slot: &OpenSlot| {
-            job.uploads.is_none() || progress(slot).is_some_and(|it| it.is_settled())
-        };
-        let burden = |slot: &OpenSlot| (job.avoid == Some(slot.key), slot.in_flight);
-        if !slots.iter().any(has_all) {
-            let started = |slot: &OpenSlot| progress(slot) == Some(Progress::UnderWay);
-            let slot = slots.iter_mut().min_by_key(|slot| (!started(slot), burden(slot)))?;
-            slot.in_flight += 1;
-            return Some(Place::Upload(slot.key));
+    fn burden(&self, number: usize) -> Burden {
+        let key = &self.open.keys[number];
+        let slot = self.open.slots.get(&key.slot);
+        let (busy, last) = slot.map_or((0, 0), |it| (it.busy.calls, it.traffic.window.last_at()));
+        (key.rank, busy, last, key.in_flight, number)
+    }
+
+    fn put(&mut self, job: &Candidate) -> Option<Put> {
+        if job.uploads.is_none() && job.avoid.is_none() {
+            return self.best(job).map(|number| self.call(job, number));
         }
-        let one_call_a_key = self.bounds.one_call_a_key;
-        let is_free =
-            |slot: &OpenSlot| slot.room > 0 && !(one_call_a_key && self.used.contains(&slot.key));
-        let open = slots.iter_mut().filter(|slot| has_all(slot) && is_free(slot));
+        let keys = self.open.keys.iter().enumerate();
+        let mut keys: Vec<(usize, i64)> = keys
+            .filter(|(_, key)| key.slot.1 == job.model)
+            .map(|(number, key)| (number, key.key))
+            .collect();
+        keys.sort_by_key(|&(number, key)| (job.avoid == Some(key), self.burden(number)));
+        if !keys.iter().any(|(_, key)| job.has_media(*key)) {
+            let (number, _) = keys.iter().min_by_key(|(_, key)| !job.is_under_way(*key))?;
+            return Some(self.upload(*number));
+        }
+        if !self.may_start(job) {
+            return None;
+        }
+        let able = keys.into_iter().filter(|(_, key)| job.has_media(*key));
+        let ready =
+            able.map(|(number, _)| number).find(|number| self.try_key(*number, job).is_ok());
+        ready.map(|number| self.call(job, number))
+    }
+
+    /// Returns the best key that has room for the job.
+    fn best(&mut self, job: &Candidate) -> Option<usize> {
+        if !self.may_start(job) {
+            return None;
+        }
+        let mut keys = self.keys.remove(&job.model)?;
+        let mut passed_over = Vec::new();
+        let mut found = None;
+        while found.is_none() {
+            let Some(Reverse(burden)) = keys.pop() else { break };
+            let number = burden.4;
+            match self.try_key(number, job) {
+                // Another key of its project was used in this plan.
+                Ok(()) if self.burden(number) != burden => keys.push(Reverse(self.burden(number))),
+                Ok(()) => found = Some(number),
+                Err(Blocked { lasting: true, .. }) => {}
+                Err(Blocked { lasting: false, .. }) => passed_over.push(Reverse(burden)),
+            }
+        }
+        keys.extend(passed_over);
+        self.keys.insert(job.model, keys);
+        found
+    }
+
+    fn may_start(&self, job: &Candidate) -> bool {
+        self.bounds.calls > 0 && (self.bounds.bulk > 0 || job.priority > 0)
+    }
+
+    /// Checks whether a key may take on the job, and notes when, if not now.
+    fn try_key(&mut self, number: usize, job: &Candidate) -> Result<(), Blocked> {
+        let checked = self.check(number, job);
+        if let Err(Blocked { until: Some(until), .. }) = &checked {
+            self.next_at = Some(self.next_at.map_or(*until, |before| before.min(*until)));
+        }
+        checked
+    }
+
+    fn check(&self, number: usize, job: &Candidate) -> Result<(), Blocked> {
+        let full = |until| Err(Blocked { until, lasting: true });
+        let key = &self.open.keys[number];
+        let model = self.open.models.get(&job.model).copied().unwrap_or_default();
+        let Some(slot) = self.open.slots.get(&key.slot).filter(|_| key.free) else {
+            return full(None);
+        };
+        let called = self.bounds.one_call_a_key && self.called.contains(&key.key);
+        if called || model.room <= 0 || (slot.probing && slot.busy.calls > 0) {
+            return full(None);
+        }
+        let knows_limit = slot.paid || slot.limits.of(Quota::Rpm).is_some();
         let is_bulk = job.priority <= 0;
-        let may_start = self.bounds.calls > 0 && (self.bounds.bulk > 0 || !is_bulk);
-        let slot = open.min_by_key(|slot| burden(slot)).filter(|_| may_start)?;
-        slot.room -= 1;
-        slot.in_flight += 1;
+        let care = cautious(slot.traffic.window.calls(), &slot.busy, knows_limit);
+        if let Some(until) = care.filter(|_| is_bulk) {
+            return full(Some(until));
+        }
+        let paced = model.paced && is_bulk;
+        let (owner, limits) = (key.slot.0, &slot.limits);
+        match slot.traffic.ready(limits, job.tokens, paced, &self.today) {
+            Ready::Now => Ok(()),
+            Ready::Tomorrow => full(Some(self.today.tomorrow(owner))),
+            Ready::At(until) => {
+                let lasting = slot.traffic.ready(limits, 0, paced, &self.today) != Ready::Now;
+                Err(Blocked { until: Some(until), lasting })
+            }
+        }
+    }
+
+    fn call(&mut self, job: &Candidate, number: usize) -> Put {
+        let OpenKey { key, slot: place, .. } = self.open.keys[number];
+        self.open.keys[number].in_flight += 1;
+        if let Some(slot) = self.open.slots.get_mut(&place) {
+            let which = (place.0, slot.probing);
+            slot.traffic.take(&slot.limits, job.tokens, which, &self.today);
+            slot.busy.start(self.today.now);
+        }
+        if let Some(model) = self.open.models.get_mut(&job.model) {
+            model.room -= 1;
+        }
         self.bounds.calls -= 1;
-        self.bounds.bulk -= usize::from(is_bulk);
-        self.used.insert(slot.key);
-        Some(Place::Call(slot.key))
+        self.bounds.bulk -= usize::from(job.priority <= 0);
+        self.called.insert(key);
+        self.used.insert(place);
+        let burden = self.burden(number);
+        self.keys.entry(job.model).or_default().push(Reverse(burden));
+        Put::Call(key)
+    }
+
+    fn upload(&mut self, number: usize) -> Put {
+        let OpenKey { key, slot, .. } = self.open.keys[number];
+        if let Some(slot) = self.open.slots.get_mut(&slot) {
+            slot.busy.calls += 1;
+        }
+        Put::Upload(key)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn job(job: i64, model: i64, priority: i64) -> Candidate {
-        Candidate { job, model, priority, due_at: Timestamp(0), avoid: None, uploads: None }
-    }
-
-    fn slot(key: i64, model: i64, room: usize) -> OpenSlot {
-        OpenSlot { key, model, room, in_flight: 0 }
-    }
-
-    fn bounds(calls: usize) -> Bounds {
-        Bounds { calls, bulk: calls, one_call_a_key: false }
-    }
-
-    #[test]
-    fn higher_priority_first_then_the_earlier() {
-        let jobs = vec![job(1, 1, 0), job(2, 1, 5), job(3, 1, 0)];
-        let grants = plan(jobs, &[slot(7, 1, 10)], bounds(2)).calls;
-        assert_eq!(grants.iter().map(|grant| grant.job).collect::<Vec<_>>(), [2, 1]);
-    }
-
-    #[test]
-    fn places_are_kept_for_jobs_that_somebody_waits_for() {
-        let jobs = || vec![job(1, 1, 0), job(2, 1, -1), job(3, 1, 1), job(4, 1, 0)];
-        let kept = |bulk| {
-            let bounds = Bounds { bulk, ..bounds(3) };
-            let calls = plan(jobs(), &[slot(7, 1, 9)], bounds).calls;
-            calls.iter().map(|grant| grant.job).collect::<Vec<_>>()
-        };
-        assert_eq!(kept(2), [3, 1, 4]);
-        assert_eq!(kept(1), [3, 1]);
-        assert_eq!(kept(0), [3]);
-    }
-
-    #[test]
-    fn a_model_without_a_slot_delays_no_other() {
-        let grants = plan(vec![job(1, 1, 9), job(2, 2, 0)], &[slot(7, 2, 1)], bounds(9)).calls;
-        assert_eq!(grants, [Grant { job: 2, key: 7 }]);
-    }
-
-    #[test]
-    fn work_is_spread_over_the_keys() {
-        let jobs = (0..6).map(|id| job(id, 1, 0)).collect();
-        let grants = plan(jobs, &[slot(7, 1, 9), slot(8, 1, 9)], bounds(6)).calls;
-        assert_eq!(grants.iter().filter(|grant| grant.key == 7).count(), 3);
-    }
-
-    fn with_uploads(number: i64, progress: &[(i64, Progress)]) -> Candidate {
-        Candidate { uploads: Some(progress.iter().cloned().collect()), ..job(number, 1, 0) }
-    }
-
-    fn granted(grants: &[Grant]) -> Vec<(i64, i64)> {
-        grants.iter().map(|grant| (grant.job, grant.key)).collect()
-    }
-
-    #[test]
-    fn a_job_that_failed_goes_to_another_key_if_there_is_one() {
-        let failed = || Candidate { avoid: Some(7), ..job(1, 1, 0) };
-        let busy = OpenSlot { in_flight: 5, ..slot(8, 1, 9) };
-        let both = plan(vec![failed()], &[slot(7, 1, 9), busy], bounds(1));
-        assert_eq!(granted(&both.calls), [(1, 8)]);
-        assert_eq!(granted(&plan(vec![failed()], &[slot(7, 1, 9)], bounds(1)).calls), [(1, 7)]);
-    }
-
-    #[test]
-    fn uploads_that_nobody_has_are_spread_over_the_keys() {
-        let jobs = (1..=4).map(|number| with_uploads(number, &[])).collect();
-        let plan = plan(jobs, &[slot(7, 1, 9), slot(8, 1, 9)], bounds(4));
-        assert_eq!(plan.calls, []);
-        assert_eq!(granted(&plan.uploads), [(1, 7), (2, 8), (3, 7), (4, 8)]);
-    }
-
-    #[test]
-    fn a_job_goes_to_a_key_that_has_its_uploads_or_waits_for_it() {
-        let job = |number| with_uploads(number, &[(8, Progress::Ready), (7, Progress::UnderWay)]);
-        let slots = [slot(7, 1, 9), slot(8, 1, 1)];
-        let plan = plan(vec![job(1), job(2)], &slots, bounds(4));
-        assert_eq!((granted(&plan.calls), plan.uploads), (vec![(1, 8)], vec![]));
-    }
-
-    #[test]
-    fn uploads_go_to_another_key_where_the_one_that_has_them_rests() {
-        let jobs = vec![with_uploads(1, &[(9, Progress::Ready), (8, Progress::UnderWay)])];
-        let plan = plan(jobs, &[slot(7, 1, 9), slot(8, 1, 9)], bounds(4));
-        assert_eq!((plan.calls, granted(&plan.uploads)), (vec![], vec![(1, 8)]));
-    }
-
-    #[test]
-    fn a_failed_upload_is_told_by_a_call_that_ends_at_once() {
-        let failed = Progress::Failed(crate::domain::outcome::ErrorKind::Media, "x".into());
-        let plan = plan(vec![with_uploads(1, &[(7, failed)])], &[slot(7, 1, 1)], bounds(1));
-        assert_eq!(granted(&plan.calls), [(1, 7)]);
-    }
-
-    #[test]
-    fn jobs_with_uploads_to_wait_for_take_no_place_from_others() {
-        let jobs = vec![with_uploads(1, &[]), with_uploads(2, &[]), job(3, 1, 0)];
-        let plan = plan(jobs, &[slot(7, 1, 9)], bounds(1));
-        assert_eq!((granted(&plan.calls), plan.uploads.len()), (vec![(3, 7)], 2));
-    }
-
-    proptest! {
-        #[test]
-        fn no_plan_breaks_a_bound(
-            jobs in proptest::collection::vec((1_i64..4, -2_i64..3), 0..40),
-            slots in proptest::collection::vec((1_i64..5, 1_i64..4, 0_usize..4), 0..12),
-            calls in 0_usize..20, bulk in 0_usize..20, one_call_a_key: bool,
-        ) {
-            let jobs: Vec<_> = (0_i64..).zip(jobs).map(|(id, (model, priority))| job(id, model, priority)).collect();
-            let mut seen = std::collections::HashSet::new();
-            let slots: Vec<_> = slots.into_iter().map(|(key, model, room)| slot(key, model, room))
-                .filter(|slot| seen.insert((slot.key, slot.model))).collect();
-            let grants = plan(jobs.clone(), &slots, Bounds { calls, bulk, one_call_a_key }).calls;
-            prop_assert!(grants.len() <= calls);
-            let is_bulk = |job: i64| jobs[usize::try_from(job).unwrap()].priority <= 0;
-            prop_assert!(grants.iter().filter(|grant| is_bulk(grant.job)).count() <= bulk);
-            let mut started = std::collections::HashSet::new();
-            let mut left: std::collections::HashMap<_, _> =
-                slots.iter().map(|slot| ((slot.key, slot.model), slot.room)).collect();
-            let mut keys = std::collections::HashSet::new();
-            for grant in &grants {
-                prop_assert!(started.insert(grant.job), "a job started twice");
-                let model = jobs[usize::try_from(grant.job).unwrap()].model;
-                let room = left.get_mut(&(grant.key, model)).unwrap();
-                prop_assert!(*room > 0);
-                *room -= 1;
-                prop_assert!(keys.insert(grant.key) || !one_call_a_key);
-            }
-            if grants.len() < calls && !one_call_a_key {
-                let left_out = |job: &&Candidate| job.priority > 0 && !started.contains(&job.job);
-                for job in jobs.iter().filter(left_out) {
-                    prop_assert!(left.iter().all(|((_, model), room)| *model != job.model || *room == 0));
-                }
-            }
-        }
-    }
-}
+mod tests;

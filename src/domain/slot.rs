@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use chrono::{Days, NaiveTime, TimeZone};
-use chrono_tz::America::Los_Angeles;
-
+use crate::domain::limits::{Learned, Quota};
 use crate::domain::outcome::Exhaustion;
 use crate::domain::time::Timestamp;
+use crate::domain::today::Today;
+use crate::domain::traffic::Traffic;
 use crate::domain::view::{KeyStatus, StatusView};
 
 /// The longest rest after a 429 that names no time, unless the first is longer.
@@ -47,6 +47,10 @@ pub struct Slot {
     pub exhausted_at: Option<Timestamp>,
     /// Why it rests, in words.
     pub reason: Option<String>,
+    /// Limits that 429s have named.
+    pub learned: Learned,
+    /// What was used of it.
+    pub traffic: Traffic,
 }
 
 impl Slot {
@@ -69,7 +73,8 @@ impl Slot {
         if self.exhausted_at.is_some_and(|seen| started_at <= seen) {
             return self;
         }
-        Self { total: self.total, exhausted_at: self.exhausted_at, ..Self::default() }
+        let Self { total, exhausted_at, learned, traffic, .. } = self;
+        Self { total, exhausted_at, learned, traffic, ..Self::default() }
     }
 
     /// Returns the slot after a 429 of an attempt that began at `started_at`; `jitter` is in
@@ -101,6 +106,24 @@ impl Slot {
             never: matches!(exhaustion, Exhaustion::NoQuota),
             exhausted_at: Some(now),
             reason: Some(reason(exhaustion, streak, full)),
+            ..self
+        }
+    }
+
+    /// Learns from a 429 the limits that it names. The slot has to be advanced to `now` before.
+    pub fn learn(&mut self, exhaustion: &Exhaustion, quotas: &[(Quota, i64)], now: Timestamp) {
+        for &(quota, limit) in quotas {
+            let used = match quota {
+                Quota::Rpm => self.traffic.window.calls(),
+                Quota::Tpm => self.traffic.window.tokens(),
+                // It rests until the next day in any case, and the day has the same calls for all.
+                Quota::Rpd => limit,
+            };
+            self.learned.learn(quota, limit, used, now);
+            if let (Quota::Rpm, Exhaustion::Short { delay: Some(delay) }) = (quota, exhaustion) {
+                let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+                self.traffic.refused(limit, delay, now);
+            }
         }
     }
 
@@ -135,11 +158,9 @@ fn rest_after(
     match exhaustion {
         Exhaustion::NoQuota => (None, true),
         // Everybody's quota comes back at the same second; a spread of a minute is polite.
-        Exhaustion::Day => (Some(next_pacific_midnight(now).after(spread(60_000.0, jitter))), true),
+        Exhaustion::Day => (Some(Today::at(now).ends.after(spread(60.0, jitter))), true),
         Exhaustion::Short { delay: Some(delay) } => {
-            let rest = (*delay).max(SHORTEST);
-            let extra = rest.mul_f64(0.1 * jitter.clamp(0.0, 1.0));
-            (Some(now.after(rest + extra)), counted_out)
+            (Some(now.after((*delay).max(SHORTEST) + spread(1.0, jitter))), counted_out)
         }
         Exhaustion::Short { delay: None } if counted_out => {
             (Some(now.after(rests.fully_exhausted_wait)), true)
@@ -155,8 +176,8 @@ fn rest_after(
     }
 }
 
-fn spread(millis: f64, jitter: f64) -> Duration {
-    Duration::from_secs(1).mul_f64(millis / 1000.0 * jitter.clamp(0.0, 1.0))
+fn spread(seconds: f64, jitter: f64) -> Duration {
+    Duration::from_secs(1).mul_f64(seconds * jitter.clamp(0.0, 1.0))
 }
 
 fn reason(exhaustion: &Exhaustion, streak: i64, full: bool) -> String {
@@ -168,17 +189,6 @@ fn reason(exhaustion: &Exhaustion, streak: i64, full: bool) -> String {
     }
 }
 
-/// Returns the next midnight in `America/Los_Angeles`, when daily quotas are renewed
-/// (<https://ai.google.dev/gemini-api/docs/rate-limits>).
-pub fn next_pacific_midnight(now: Timestamp) -> Timestamp {
-    let here = now.to_utc().with_timezone(&Los_Angeles);
-    let midnight = here
-        .date_naive()
-        .checked_add_days(Days::new(1))
-        .and_then(|day| Los_Angeles.from_local_datetime(&day.and_time(NaiveTime::MIN)).earliest());
-    midnight.map_or(now.after(LONGEST_DAY), |time| Timestamp(time.timestamp_millis()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,10 +198,6 @@ mod tests {
         fully_exhausted_wait: Duration::from_hours(12),
         max_exhausted_retries: 3,
     };
-
-    fn at(text: &str) -> Timestamp {
-        Timestamp::parse(text).unwrap()
-    }
 
     fn hit(slot: Slot, exhaustion: &Exhaustion, started: i64, now: i64) -> Slot {
         slot.after_exhaustion(exhaustion, Timestamp(started), &RESTS, Timestamp(now), 0.0)
@@ -257,18 +263,5 @@ mod tests {
     fn a_rest_set_under_a_wrong_clock_is_over() {
         let slot = hit(Slot::default(), &short(None), 9_999_999_999_999, 10_000_000_000_000);
         assert!(slot.is_usable(&RESTS, Timestamp(1_000)));
-    }
-
-    #[test]
-    fn the_day_ends_at_midnight_pacific_in_winter_summer_and_between() {
-        for (now, midnight) in [
-            ("2026-11-24T08:30:00Z", "2026-11-25T08:00:00Z"),
-            ("2026-07-01T06:59:59Z", "2026-07-01T07:00:00Z"),
-            ("2026-03-08T09:00:00Z", "2026-03-09T07:00:00Z"),
-            ("2026-11-01T08:00:00Z", "2026-11-02T08:00:00Z"),
-            ("2028-02-29T08:00:00Z", "2028-03-01T08:00:00Z"),
-        ] {
-            assert_eq!(next_pacific_midnight(at(now)), at(midnight), "{now}");
-        }
     }
 }

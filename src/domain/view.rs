@@ -1,5 +1,8 @@
 //! What the queue shows of itself: plain values that the store reads and commands render.
 
+use crate::domain::forecast::Forecast;
+use crate::domain::key::Tier;
+use crate::domain::limits::Quota;
 use crate::domain::outcome::{ErrorKind, Usage};
 use crate::domain::output::OutputForm;
 use crate::domain::time::Timestamp;
@@ -243,6 +246,41 @@ pub struct StatusView {
     pub reason: Option<String>,
 }
 
+/// Where a limit comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitOrigin {
+    /// A variable beside the key's own.
+    Environment,
+    /// `gq keys set`.
+    Set,
+    /// A 429 named it, then.
+    Learned(Timestamp),
+}
+
+/// A limit of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitView {
+    /// What is counted.
+    pub quota: Quota,
+    /// How many there may be.
+    pub limit: i64,
+    /// How many there were in the last minute, or today.
+    pub used: i64,
+    /// Who says so.
+    pub origin: LimitOrigin,
+}
+
+/// One key for one model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelView {
+    /// The model's name.
+    pub name: String,
+    /// Its condition.
+    pub status: StatusView,
+    /// The limits that are known.
+    pub limits: Vec<LimitView>,
+}
+
 /// One key with its models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyView {
@@ -250,8 +288,14 @@ pub struct KeyView {
     pub name: String,
     /// The key as a whole: the worst that holds for all models in use.
     pub overall: StatusView,
+    /// The project that it was said to belong to.
+    pub project: Option<String>,
+    /// What the project pays for.
+    pub tier: Option<Tier>,
     /// Each model that was called with it, by name.
-    pub models: Vec<(String, StatusView)>,
+    pub models: Vec<ModelView>,
+    /// Another key that the API says is of the same project, though nobody told us so.
+    pub same_project_as: Option<String>,
 }
 
 /// A batch and its counts.
@@ -278,6 +322,17 @@ pub struct WorkerView {
     pub heartbeat_at: Timestamp,
 }
 
+/// What calls came to so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsedUp {
+    /// Calls that ended.
+    pub calls: i64,
+    /// Tokens.
+    pub tokens: i64,
+    /// Billionths of a US dollar.
+    pub cost: i64,
+}
+
 /// What the queue waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -302,6 +357,10 @@ pub struct QueueStatus {
     pub throughput_per_minute: i64,
     /// What unfinished jobs wait for, if they wait.
     pub waiting_for: Option<Waiting>,
+    /// When it will be done, where that can be told.
+    pub forecast: Option<Forecast>,
+    /// What all calls ever made came to.
+    pub used: UsedUp,
 }
 
 /// A job that failed, as a live view lists it.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use crate::domain::limits::Quota;
 use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome, Paid, Usage};
-use crate::gemini::quota::exhaustion;
+use crate::gemini::quota::{exhaustion, named_limits};
 use crate::gemini::wire::{Answer, minify};
 
 /// What one call came to.
@@ -29,6 +30,10 @@ pub struct Call {
     pub model_version: Option<String>,
     /// Why the answer ended.
     pub finish_reason: Option<String>,
+    /// Limits that a 429 names.
+    pub quotas: Vec<(Quota, i64)>,
+    /// The project that a refusal names.
+    pub consumer: Option<String>,
 }
 
 impl Call {
@@ -43,6 +48,8 @@ impl Call {
             raw: None,
             model_version: None,
             finish_reason: None,
+            quotas: Vec::new(),
+            consumer: None,
         }
     }
 
@@ -74,6 +81,15 @@ impl Call {
         }
     }
 
+    /// Returns the call with what a refusal tells of quotas and projects.
+    fn told_by(self, error: Option<&ApiError>) -> Self {
+        let quotas = match self.outcome {
+            Outcome::Exhausted(_) => error.map(named_limits).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        Self { quotas, consumer: error.and_then(ApiError::consumer), ..self }
+    }
+
     fn refused(status: u16, outcome: Outcome, message: String) -> Self {
         let paid = if status >= 500 || status == 200 { Paid::Maybe } else { Paid::No };
         Self {
@@ -97,7 +113,7 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &str) -> Call 
         Some(error) => classify_error(status, error, retry_after),
         None => without_details(status, retry_after),
     };
-    Call::refused(status, outcome, message)
+    Call::refused(status, outcome, message).told_by(error.as_ref())
 }
 
 fn server_error(status: u16) -> Outcome {
@@ -159,6 +175,8 @@ fn classify_answer(answer: &Answer<'_>, body: &str) -> Call {
         raw: Some(minify(body)),
         model_version: answer.model_version(),
         finish_reason: answer.finish_reason(),
+        quotas: Vec::new(),
+        consumer: None,
     }
 }
 
@@ -173,7 +191,7 @@ fn classify_no_answer(body: &str) -> Call {
             _ => classify_error(status, &error, None),
         };
         let message = message(status, Some(&error), body);
-        return Call { raw, ..Call::refused(200, outcome, message) };
+        return Call { raw, ..Call::refused(200, outcome, message).told_by(Some(&error)) };
     }
     let what = match () {
         () if is_json => "is JSON of an unknown form",
@@ -249,6 +267,12 @@ impl ApiError {
 
     pub(super) fn retry_delay(&self) -> Option<&str> {
         self.details.iter().find_map(|detail| detail["retryDelay"].as_str())
+    }
+
+    /// Returns the project that the call was counted for.
+    fn consumer(&self) -> Option<String> {
+        let mut named = self.details.iter().filter_map(|it| it["metadata"]["consumer"].as_str());
+        named.find(|name| name.starts_with("projects/")).map(one_line)
     }
 
     /// Returns whether the key is at fault: by the reason, or, where details are missing, by the

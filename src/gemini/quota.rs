@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use serde_json::Value;
 
+use crate::domain::limits::Quota;
 use crate::domain::outcome::Exhaustion;
 use crate::gemini::error::ApiError;
 
@@ -26,9 +27,27 @@ pub(super) fn exhaustion(error: &ApiError, retry_after: Option<Duration>) -> Exh
         let (_, rest) = error.message.rsplit_once("Please retry in ")?;
         duration(rest.split_whitespace().next()?.trim_end_matches('.'))
     };
-    let delay = error.retry_delay().and_then(duration).or_else(in_text).or(retry_after);
+    // The text has the fractions of a second that the detail leaves out.
+    let delay = error.retry_delay().and_then(duration).max(in_text()).or(retry_after);
     let minute = || id_has("PerMinute").then_some(Duration::from_mins(1));
     Exhaustion::Short { delay: delay.or_else(minute) }
+}
+
+/// Returns the limits that a 429 names with their values.
+pub(super) fn named_limits(error: &ApiError) -> Vec<(Quota, i64)> {
+    let limit = |violation: &Value| {
+        let id = violation["quotaId"].as_str()?;
+        let quota = match (id.contains("PerDay"), id.contains("InputTokens")) {
+            (false, true) if id.contains("PerMinute") => Quota::Tpm,
+            (false, false) if id.contains("RequestsPerMinute") => Quota::Rpm,
+            (true, false) if id.contains("RequestsPerDay") => Quota::Rpd,
+            _ => return None,
+        };
+        let value = &violation["quotaValue"];
+        let limit = value.as_str().map_or_else(|| value.as_i64(), |text| text.parse().ok())?;
+        Some((quota, limit)).filter(|(_, limit)| *limit > 0)
+    };
+    error.violations().filter_map(limit).collect()
 }
 
 /// Returns whether every limit named is zero, and no violation names another value.
@@ -71,6 +90,8 @@ mod tests {
 
     const MINUTE: &str = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier";
     const DAY: &str = "GenerateRequestsPerDayPerProjectPerModel-FreeTier";
+    const TOKENS: &str = "GenerateContentInputTokensPerModelPerMinute-FreeTier";
+    const PAID_TOKENS: &str = "GenerateContentPaidTierInputTokensPerModelPerMinute";
     const NO_LIMIT: &str = "Quota exceeded for metric: x, limit: 0, model: y";
 
     fn body(message: &str, details: &str) -> String {
@@ -103,6 +124,7 @@ mod tests {
             (body("limit: 10", &both(&[MINUTE], "34.5s")), short(34_500)),
             (body("x", &quotas(&[MINUTE], value)), short(60_000)),
             (body("Please retry in 2s.", &quotas(&[MINUTE], value)), short(2_000)),
+            (body("Please retry in 36.43s.", &both(&[MINUTE], "36s")), short(36_430)),
             (body(NO_LIMIT, &quotas(&[MINUTE, DAY], "")), Exhaustion::NoQuota),
             (body(NO_LIMIT, &quotas(&[MINUTE], r#", "quotaValue": 15"#)), short(60_000)),
             (body("x", &delay("0s")), short(0)),
@@ -123,6 +145,21 @@ mod tests {
                 assert_eq!(exhaustion(&error, None), wanted, "{body}");
             }
         }
+    }
+
+    #[test]
+    fn a_429_names_its_limits() {
+        let named = |ids: &[&str], value: &str| {
+            named_limits(&ApiError::read(&body("x", &quotas(ids, value))).unwrap())
+        };
+        let value = r#", "quotaValue": "20""#;
+        let all = named(&[MINUTE, DAY, TOKENS, PAID_TOKENS], value);
+        let wanted = [Quota::Rpm, Quota::Rpd, Quota::Tpm, Quota::Tpm].map(|quota| (quota, 20));
+        assert_eq!(all, wanted);
+        assert_eq!(named(&[MINUTE], r#", "quotaValue": 15"#), [(Quota::Rpm, 15)]);
+        assert_eq!(named(&[MINUTE, DAY], ""), []);
+        assert_eq!(named(&[MINUTE], r#", "quotaValue": "0""#), []);
+        assert_eq!(named(&["GenerateContentInputTokensPerModelPerDay-FreeTier"], value), []);
     }
 
     #[test]

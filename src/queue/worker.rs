@@ -2,6 +2,7 @@
 
 use tokio::sync::watch;
 
+use crate::domain::key::Tier;
 use crate::domain::pacing::{Pace, Pacing};
 use crate::gemini::client::{ApiKey, Client, ClientOptions};
 use crate::queue::{Queue, QueueError};
@@ -87,13 +88,14 @@ impl Worker {
             name,
             secret: secret.expose(),
             is_sendable: secret.header().is_some(),
+            settings: None,
         });
         let rows = queue.store().register_keys(&found.collect::<Vec<_>>()).await?;
         let keys = rows.into_iter().zip(&self.keys).map(|(row, (_, secret))| WorkerKey {
+            is_free: row.settings.tier == Some(Tier::Free),
             id: row.id,
             name: row.name,
             secret: secret.clone(),
-            is_free: false,
         });
         let options = WorkerOptions {
             workers: self.workers,

@@ -1,18 +1,21 @@
 //! Which jobs start now: reads what is due and what may be used, lets the plan decide, writes it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
-use crate::domain::plan::{self, Bounds, Candidate, Grant, OpenSlot};
-use crate::domain::slot::Slot;
+use crate::domain::plan::{self, Bounds, Candidate, Grant};
 use crate::domain::time::{Moment, Timestamp};
-use crate::domain::view::{Counts, Waiting};
+use crate::domain::today::Today;
+use crate::domain::view::{Counts, UsedUp};
 use crate::store::due::{self, Scope, State};
-use crate::store::keys::{self, KeyRow};
+use crate::store::estimate;
+use crate::store::keys;
 use crate::store::needs::{Needs, Room};
-use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, TurnRequest, UsedUp, WorkerId};
+use crate::store::opening::{self, Opened, Wake};
+use crate::store::standing::Standing;
+use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, TurnRequest, WorkerId};
 use crate::store::{StoreError, bulk, settle};
 
 /// How many due jobs are looked at beyond those that may start, where some may have to wait for
@@ -26,15 +29,16 @@ pub(super) async fn claim(
     request: &TurnRequest,
     moment: Moment,
     policy: &Policy,
+    standing: &mut Standing,
     report: &mut TurnReport,
 ) -> Result<(), StoreError> {
     let now = moment.now;
     let State { counts, used, next_call_at, has_media, .. } =
         due::state(connection, policy.scope).await?;
     report.counts = counts;
-    let all = keys::all(connection).await?;
-    let own: Vec<KeyRow> = all.into_iter().filter(|key| request.keys.contains(&key.id)).collect();
-    report.keys_alive = own.iter().filter(|key| key.is_alive()).count();
+    let is_own = |key: &i64| request.keys.contains(key);
+    let own = standing.keys.iter().filter(|key| is_own(&key.id));
+    report.keys_alive = own.filter(|key| key.is_alive()).count();
     let left = budget_left(policy, &used, counts.running);
     report.budget_reached = left == 0;
     if counts.pending == 0 || request.capacity == 0 {
@@ -49,19 +53,31 @@ pub(super) async fn claim(
             wake.at(due);
         }
     }
-    let open = open_slots(connection, &own, policy, now, request.capacity, &mut wake).await?;
+    let today = Today::at(now);
+    let keys = (request.keys.as_slice(), counts.pending);
+    let mut opened = opening::open(connection, standing, keys, policy, today, &mut wake).await?;
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
     let look = Look { scope: policy.scope, now, calls, ahead };
-    let mut candidates = candidates(connection, look, &open, &mut wake).await?;
-    report.waiting = wake.waiting(&candidates, &open);
-    report.wake_at = wake.earliest;
+    let mut candidates = candidates(connection, look, &opened, &mut wake).await?;
+    estimate::tokens(connection, &mut candidates, &opened).await?;
+    report.waiting = opened.waiting(&wake);
+    if request.audit {
+        let models: Vec<(i64, String)> =
+            opened.models.iter().map(|model| (model.id, model.name.clone())).collect();
+        report.capacity = Some(standing.capacity(&models, &policy.limits, &today));
+    }
     let mut needs = Needs::default();
     if ahead > 0 {
         needs = Needs::read(connection, &mut candidates, policy, now).await?;
     }
     let one_call_a_key = !policy.key_cooldown.is_zero();
     let bounds = Bounds { calls, bulk: request.bulk, one_call_a_key };
-    let plan = plan::plan(candidates, &open.slots, bounds);
+    let plan = plan::plan(candidates, &mut opened.open, bounds, today);
+    if let Some(next) = plan.next_at {
+        wake.at(next);
+    }
+    report.wake_at = wake.earliest;
+    standing.take_back(opened.open.slots, &plan.used);
     let claimant = Claimant {
         worker: request.worker,
         moment,
@@ -123,120 +139,18 @@ fn budget_left(policy: &Policy, used: &UsedUp, running: i64) -> usize {
     usize::try_from((limit - used.calls - running).max(0)).unwrap_or(usize::MAX)
 }
 
-/// The earliest time at which more can start, and why it is not now.
-#[derive(Default)]
-struct Wake {
-    earliest: Option<Timestamp>,
-    /// The end of the first rest of a slot or key.
-    rest: Option<Timestamp>,
-}
-
-impl Wake {
-    fn at(&mut self, time: Timestamp) {
-        self.earliest = Some(self.earliest.map_or(time, |earliest| earliest.min(time)));
-    }
-
-    fn rest(&mut self, time: Timestamp) {
-        self.rest = Some(self.rest.map_or(time, |earliest| earliest.min(time)));
-        self.at(time);
-    }
-
-    fn waiting(&self, candidates: &[Candidate], open: &Open) -> Option<Waiting> {
-        let starved = candidates.is_empty() && open.slots.is_empty() && open.cooling == 0;
-        (starved && open.resting > 0).then(|| Waiting {
-            reason: match open.resting {
-                1 => "the key rests".to_owned(),
-                number => format!("all {number} keys rest"),
-            },
-            until: self.rest,
-        })
-    }
-}
-
-/// What may be used now.
-struct Open {
-    slots: Vec<OpenSlot>,
-    /// Keys that are alive and have no open slot.
-    resting: usize,
-    /// Keys that rest after a use.
-    cooling: usize,
-    /// Models with pending jobs: those with an open slot are asked for candidates.
-    models: Vec<i64>,
-}
-
-async fn open_slots(
-    connection: &mut SqliteConnection,
-    own: &[KeyRow],
-    policy: &Policy,
-    now: Timestamp,
-    capacity: usize,
-    wake: &mut Wake,
-) -> Result<Open, StoreError> {
-    let models = due::models(connection, policy.scope).await?;
-    let slots = keys::slots(connection).await?;
-    let busy = in_flight(connection).await?;
-    let fresh = Slot::default();
-    let mut open = Open { slots: Vec::new(), resting: 0, cooling: 0, models: models.clone() };
-    for key in own.iter().filter(|key| key.is_alive()) {
-        let mut usable = false;
-        let one_at_a_time = !policy.key_cooldown.is_zero();
-        let key_busy = one_at_a_time && busy.keys().any(|(id, _)| *id == key.id);
-        if let Some(end) = key.cooldown_end(policy.key_cooldown, now) {
-            wake.at(end);
-            open.cooling += 1;
-            // It may be used soon: jobs whose media it has wait for it.
-            let slot = |&model: &i64| OpenSlot { key: key.id, model, room: 0, in_flight: 0 };
-            open.slots.extend(models.iter().map(slot));
-            continue;
-        }
-        for &model in &models {
-            let slot = slots.get(&(key.id, model)).unwrap_or(&fresh);
-            if !slot.is_usable(&policy.rests, now) {
-                if let Some(end) = slot.rest_end(&policy.rests, now) {
-                    wake.rest(end);
-                }
-                continue;
-            }
-            usable = true;
-            let in_flight = busy.get(&(key.id, model)).copied().unwrap_or(0);
-            // After a 429, one call tries the slot before more follow it.
-            let most = if slot.streak > 0 { 1 } else { usize::MAX };
-            let room = if key_busy { 0 } else { most.saturating_sub(in_flight).min(capacity) };
-            open.slots.push(OpenSlot { key: key.id, model, room, in_flight });
-        }
-        open.resting += usize::from(!usable);
-    }
-    Ok(open)
-}
-
-async fn in_flight(
-    connection: &mut SqliteConnection,
-) -> Result<HashMap<(i64, i64), usize>, StoreError> {
-    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
-        "SELECT key_id, model_id, count(*) FROM jobs INDEXED BY jobs_running
-          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id",
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(key, model, count)| ((key, model), usize::try_from(count).unwrap_or(0)))
-        .collect())
-}
-
 /// Reads due jobs of models with an open slot, best first, and notes when the next come due where
 /// more could start than are due.
 async fn candidates(
     connection: &mut SqliteConnection,
     Look { scope, now, calls, ahead }: Look,
-    open: &Open,
+    opened: &Opened,
     wake: &mut Wake,
 ) -> Result<Vec<Candidate>, StoreError> {
     let mut candidates = Vec::new();
-    for &model in &open.models {
-        let room: usize =
-            open.slots.iter().filter(|slot| slot.model == model).map(|slot| slot.room).sum();
-        let wanted = if room == 0 { 0 } else { calls.min(room) + ahead };
+    for model in opened.models.iter().map(|model| model.id) {
+        let is_open = opened.open.keys.iter().any(|key| key.slot.1 == model);
+        let wanted = if is_open { calls + ahead } else { 0 };
         if wanted == 0 {
             continue;
         }
@@ -289,7 +203,8 @@ async fn write(
     if grants.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<(i64, i64)> = grants.iter().map(|grant| (grant.job, grant.key)).collect();
+    let rows: Vec<(i64, i64, i64)> =
+        grants.iter().map(|grant| (grant.job, grant.key, grant.tokens)).collect();
     let rows = bulk::json(&rows)?;
     sqlx::query(
         "UPDATE jobs
@@ -306,7 +221,8 @@ async fn write(
     .await?;
     let claimed: Vec<ClaimedRow> = sqlx::query_as(
         "SELECT j.id, j.claim, j.key_id, j.model_id, j.batch_id, j.priority, j.stream,
-                m.name AS model_name, j.task_id, i.request, j.output IS NOT NULL AS has_schema
+                m.name AS model_name, j.task_id, i.request, j.output IS NOT NULL AS has_schema,
+                e.value ->> 2 AS reserved, j.started_at
            FROM json_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0
            CROSS JOIN models AS m ON m.id = j.model_id
@@ -339,6 +255,8 @@ struct ClaimedRow {
     task_id: String,
     request: String,
     has_schema: bool,
+    reserved: i64,
+    started_at: i64,
 }
 
 impl From<ClaimedRow> for Claimed {
@@ -351,6 +269,8 @@ impl From<ClaimedRow> for Claimed {
             model_name: row.model_name,
             task_id: row.task_id,
             priority: row.priority,
+            reserved: row.reserved,
+            claimed_at: Timestamp(row.started_at),
             stream: row.stream,
             request: row.request,
             media: Vec::new(),

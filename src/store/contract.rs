@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::domain::input::NewJob;
 use crate::domain::job::Transition;
+use crate::domain::limits::GivenLimits;
 use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome, Paid, Usage};
 use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
@@ -29,11 +30,33 @@ impl Bench {
         let path = folder.path().join("q.db");
         let first = Store::open(&path, Access::Write).await.unwrap();
         let second = Store::open(&path, Access::Write).await.unwrap();
-        let found = ["A", "B"].map(|name| FoundKey { name, secret: name, is_sendable: true });
+        let found = ["A", "B"].map(|name| FoundKey {
+            name,
+            secret: name,
+            is_sendable: true,
+            settings: None,
+        });
         let keys = first.register_keys(&found).await.unwrap().iter().map(|key| key.id).collect();
         let bench = Self { _folder: folder, first, second, keys };
         bench.enqueue((0..jobs).map(|number| job(number, "x")), OnConflict::Refuse).await.unwrap();
         bench
+    }
+
+    /// Lets the slots look back on so many calls that nobody need be careful with them.
+    async fn in_full_swing(&self) {
+        let written = self.first.writer.write(|connection| {
+            Box::pin(async move {
+                sqlx::query(
+                    "INSERT OR IGNORE INTO slots (key_id, model_id, recent)
+                     SELECT k.id, m.id, ?1 FROM keys AS k, models AS m",
+                )
+                .bind(format!("60000 {} 0 100000 0", NOW.0))
+                .execute(connection)
+                .await?;
+                Ok(())
+            })
+        });
+        written.await.unwrap();
     }
 
     pub(super) async fn enqueue(
@@ -43,6 +66,7 @@ impl Bench {
     ) -> Result<crate::store::Added, StoreError> {
         let options = EnqueueOptions { batch: "b".into(), on_conflict, now: NOW };
         let added = self.first.enqueue(vec![(options, jobs.map(Ok::<_, StoreError>))]).await?;
+        self.in_full_swing().await;
         Ok(added[0].clone())
     }
 
@@ -113,6 +137,7 @@ pub(super) fn policy() -> Policy {
             fully_exhausted_wait: Duration::from_hours(12),
             max_exhausted_retries: 3,
         },
+        limits: GivenLimits::default(),
         key_cooldown: Duration::ZERO,
         api_call_interval: Duration::ZERO,
         on_unknown: OnUnknown::Retry,
@@ -138,6 +163,10 @@ pub(super) fn ended(claimed: &Claimed, outcome: Outcome) -> Ended {
         usage: Some(Usage { total_tokens: 7, prompt_tokens: 7, ..Usage::default() }),
         cost: 0,
         lost_uploads: Vec::new(),
+        claimed_at: claimed.claimed_at,
+        reserved: claimed.reserved,
+        quotas: Vec::new(),
+        consumer: None,
         raw: answered.then(|| "{\"candidates\":[]}".into()),
         jitter: 0.0,
     }
@@ -229,7 +258,7 @@ async fn a_429_rests_its_slot_and_costs_no_attempt() {
 
 #[tokio::test]
 async fn keys_are_shown_as_recording_them_would_leave_them() {
-    let key = |name, secret| FoundKey { name, secret, is_sendable: true };
+    let key = |name, secret| FoundKey { name, secret, is_sendable: true, settings: None };
     let unsendable = FoundKey { is_sendable: false, ..key("C", "c") };
     for found in [
         vec![key("A", "A"), key("B", "B")],

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
+use crate::domain::key::KeySettings;
+use crate::domain::limits::Quota;
 use crate::domain::slot::{Rests, Slot};
 use crate::domain::time::Timestamp;
-use crate::domain::view::{KeyStatus, KeyView, StatusView};
+use crate::domain::today::Today;
+use crate::domain::view::{KeyStatus, KeyView, LimitOrigin, LimitView, ModelView, StatusView};
 use crate::store::StoreError;
-use crate::store::keys::{KeyRow, Printed, Slots, UNSENDABLE, all, slots};
+use crate::store::keys::{KeyRow, NO_ROW, Printed, UNSENDABLE, all, find_owners};
+use crate::store::standing::{Slots, read_slots};
 
 /// What people see does not depend on a worker's flags, which only decide whether an end of rest
 /// is so far off that a wrong clock must have set it.
@@ -47,9 +51,6 @@ pub(super) async fn refresh(
     Ok(())
 }
 
-/// The id of a key that has no row yet, and so no slots.
-const NO_ROW: i64 = 0;
-
 /// Returns the rows as recording `found` would leave them: those found, then the others.
 pub(super) fn as_recorded(
     known: &[KeyRow],
@@ -70,8 +71,15 @@ pub(super) fn as_recorded(
                     .any(|row| row.name == key.name && row.disabled && !is_found(row)),
                 failed: None,
                 cooldown_until: None,
+                environment: KeySettings::default(),
+                set: KeySettings::default(),
+                settings: KeySettings::default(),
+                owner: NO_ROW,
+                consumer: None,
             },
         };
+        row.environment = key.settings.clone();
+        row.settings = key.settings.clone().or(row.set.clone());
         row.name.clone_from(&key.name);
         if !key.is_sendable {
             row.failed = Some(UNSENDABLE.to_owned());
@@ -82,7 +90,9 @@ pub(super) fn as_recorded(
         .iter()
         .filter(|row| !is_found(row) && !found.iter().any(|key| key.name == row.name))
         .cloned();
-    found.iter().map(recorded).chain(others).collect()
+    let mut rows: Vec<KeyRow> = found.iter().map(recorded).chain(others).collect();
+    find_owners(&mut rows);
+    rows
 }
 
 /// Reads what people see of the keys; rows that lost their name to another secret are left out.
@@ -92,7 +102,11 @@ pub(super) async fn views(
     rests: &Rests,
     now: Timestamp,
 ) -> Result<Vec<KeyView>, StoreError> {
-    let slots = slots(&mut *connection).await?;
+    let mut slots = read_slots(&mut *connection).await?;
+    let today = Today::at(now);
+    for slot in slots.values_mut() {
+        slot.traffic.advance(&today);
+    }
     let models: Vec<(i64, String, bool)> = sqlx::query_as(
         "SELECT id, name,
                 EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)
@@ -104,31 +118,95 @@ pub(super) async fn views(
     Ok(rows
         .iter()
         .filter(|row| !row.name.starts_with('#'))
-        .map(|row| key_view(row, &slots, &models, rests, now))
+        .map(|row| KeyView {
+            same_project_as: same_project(row, rows),
+            ..key_view(row, rows, (&slots, &models), (rests, &today))
+        })
         .collect())
+}
+
+/// Returns another key that the API says is of the same project, though it is counted apart.
+fn same_project(row: &KeyRow, all: &[KeyRow]) -> Option<String> {
+    let is_same = |other: &&KeyRow| {
+        other.owner != row.owner && row.consumer.is_some() && other.consumer == row.consumer
+    };
+    all.iter().find(is_same).map(|other| other.name.clone())
 }
 
 fn key_view(
     row: &KeyRow,
-    slots: &Slots,
-    models: &[(i64, String, bool)],
-    rests: &Rests,
-    now: Timestamp,
+    rows: &[KeyRow],
+    (slots, models): (&Slots, &[(i64, String, bool)]),
+    (rests, today): (&Rests, &Today),
 ) -> KeyView {
+    let project: Vec<&KeyRow> = rows.iter().filter(|other| other.owner == row.owner).collect();
     let any_in_use = models.iter().any(|(_, _, in_use)| *in_use);
     let mut seen = Vec::new();
     let mut in_use = Vec::new();
     for (id, name, used) in models {
-        let slot = slots.get(&(row.id, *id));
-        let view = slot.cloned().unwrap_or_default().view(rests, now);
+        let slot = slots.get(&(row.owner, *id));
+        let slot_or_fresh = slot.cloned().unwrap_or_default();
+        let view = model_view(&project, name, &slot_or_fresh, (rests, today));
         if *used || (!any_in_use && slot.is_some()) {
-            in_use.push(view.clone());
+            in_use.push(view.status.clone());
         }
         if slot.is_some() {
-            seen.push((name.clone(), view));
+            seen.push(view);
         }
     }
-    KeyView { name: row.name.clone(), overall: overall(row, &in_use, rests, now), models: seen }
+    KeyView {
+        name: row.name.clone(),
+        overall: overall(row, &in_use, rests, today.now),
+        project: row.settings.project.clone(),
+        tier: row.settings.tier,
+        models: seen,
+        same_project_as: None,
+    }
+}
+
+/// Returns what people see of a slot of the keys `project`.
+fn model_view(
+    project: &[&KeyRow],
+    name: &str,
+    slot: &Slot,
+    (rests, today): (&Rests, &Today),
+) -> ModelView {
+    let mut status = slot.view(rests, today.now);
+    let limit = |quota| limit_view(project, name, slot, quota, today);
+    let limits: Vec<LimitView> = Quota::ALL.into_iter().filter_map(limit).collect();
+    let has_had_its_day = limits.iter().any(|it| it.quota == Quota::Rpd && it.used >= it.limit);
+    if has_had_its_day && status.status == KeyStatus::Available {
+        let owner = project.first().map_or(NO_ROW, |row| row.owner);
+        status.status = KeyStatus::FullyExhausted;
+        status.available_at = Some(today.tomorrow(owner));
+        status.reason = Some("the day's requests are used up".to_owned());
+    }
+    ModelView { name: name.to_owned(), status, limits }
+}
+
+/// Returns the lowest of what people and 429s say.
+fn limit_view(
+    project: &[&KeyRow],
+    model: &str,
+    slot: &Slot,
+    quota: Quota,
+    today: &Today,
+) -> Option<LimitView> {
+    let traffic = &slot.traffic;
+    let used = match quota {
+        Quota::Rpm => traffic.window.calls(),
+        Quota::Tpm => traffic.window.tokens(),
+        Quota::Rpd => traffic.day_calls,
+    };
+    let given = project.iter().filter_map(|row| {
+        let limit = row.settings.limits.of(model).of(quota)?;
+        let is_found = row.environment.limits.of(model).of(quota).is_some();
+        Some((limit, if is_found { LimitOrigin::Environment } else { LimitOrigin::Set }))
+    });
+    let learned = slot.learned.0[quota as usize]
+        .and_then(|it| Some((it.raised(today.now)?, LimitOrigin::Learned(it.at))));
+    let (limit, origin) = given.chain(learned).min_by_key(|(limit, _)| *limit)?;
+    Some(LimitView { quota, limit, used, origin })
 }
 
 /// A key is as its best model in use is, unless something holds for all of them.

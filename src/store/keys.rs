@@ -7,12 +7,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use sqlx::sqlite::SqliteConnection;
 
-use crate::domain::outcome::{Exhaustion, Outcome};
-use crate::domain::slot::{Rests, Slot};
+use crate::domain::key::KeySettings;
 use crate::domain::time::Timestamp;
 use crate::domain::view::KeyView;
+use crate::store::key_settings::{self, Origin, SettingsRow};
 use crate::store::key_view::{as_recorded, default_rests, refresh, views};
-use crate::store::turn::{Ended, Policy};
+use crate::store::turn::Ended;
 use crate::store::{Store, StoreError, bulk};
 
 /// A key that this process found.
@@ -24,6 +24,8 @@ pub struct FoundKey<'a> {
     pub secret: &'a str,
     /// Whether it can be sent at all; if not it starts as `failed_init`.
     pub is_sendable: bool,
+    /// What the environment says of it.
+    pub settings: Option<&'a KeySettings>,
 }
 
 /// A found key as the database knows keys.
@@ -31,6 +33,7 @@ pub(super) struct Printed {
     pub(super) name: String,
     pub(super) print: Vec<u8>,
     pub(super) is_sendable: bool,
+    pub(super) settings: KeySettings,
 }
 
 /// Why a key that cannot be sent is `failed_init`.
@@ -49,6 +52,16 @@ pub struct KeyRow {
     pub failed: Option<String>,
     /// The end of the rest after its last use.
     pub cooldown_until: Option<Timestamp>,
+    /// What variables say of it.
+    pub environment: KeySettings,
+    /// What `gq keys set` says of it.
+    pub set: KeySettings,
+    /// Both, the variables first.
+    pub settings: KeySettings,
+    /// The row of the first key of its project, which the project's slots belong to.
+    pub owner: i64,
+    /// The project that the API named when it refused the key.
+    pub consumer: Option<String>,
 }
 
 impl KeyRow {
@@ -71,9 +84,6 @@ const FOREIGN_REST: Duration = Duration::from_mins(1);
 pub(super) fn rest_end(end: Timestamp, rest: Duration, now: Timestamp) -> Option<Timestamp> {
     (end > now && end <= now.after(rest.max(FOREIGN_REST))).then_some(end)
 }
-
-/// Slots by (key, model).
-pub(super) type Slots = HashMap<(i64, i64), Slot>;
 
 impl Store {
     /// Records the keys that this process found, and returns their rows in the same order.
@@ -109,15 +119,15 @@ impl Store {
             name: key.name.to_owned(),
             print: fingerprint(&salt, key.secret),
             is_sendable: key.is_sendable,
+            settings: key.settings.cloned().unwrap_or_default(),
         };
         Ok(found.iter().map(printed).collect())
     }
 
     /// Makes `names` available again and clears their counters.
-    pub async fn reset_keys(&self, names: Vec<String>, now: Timestamp) -> Result<u64, StoreError> {
+    pub async fn reset_keys(&self, names: Vec<String>, now: Timestamp) -> Result<(), StoreError> {
         const RESET: [&str; 2] = [
-            "DELETE FROM slots WHERE key_id IN (SELECT id FROM keys WHERE name IN
-                (SELECT value FROM json_each(?1)))",
+            "DELETE FROM slots WHERE key_id IN (SELECT value FROM json_each(?2))",
             "UPDATE keys SET disabled = 0, failed_reason = NULL, cooldown_until = NULL,
                     status = 'available', exhausted_count = 0, total_exhausted_count = 0,
                     available_at = NULL, reason = NULL
@@ -132,7 +142,7 @@ impl Store {
         names: Vec<String>,
         disabled: Switch,
         now: Timestamp,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<(), StoreError> {
         let statement = match disabled {
             Switch::Off => {
                 "UPDATE keys SET disabled = 1 WHERE name IN (SELECT value FROM json_each(?1))"
@@ -181,18 +191,19 @@ impl Store {
         names: Vec<String>,
         statements: Vec<&'static str>,
         now: Timestamp,
-    ) -> Result<u64, StoreError> {
-        let names = bulk::json(&names)?;
+    ) -> Result<(), StoreError> {
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
-                    let mut changed = 0;
+                    let keys = all(&mut *connection).await?;
+                    let chosen = keys.iter().filter(|key| names.contains(&key.name));
+                    let owners = bulk::json(&chosen.map(|key| key.owner).collect::<Vec<i64>>())?;
+                    let names = bulk::json(&names)?;
                     for statement in statements {
-                        let done = sqlx::query(statement).bind(&names).execute(&mut *connection);
-                        changed = done.await?.rows_affected();
+                        let query = sqlx::query(statement).bind(&names).bind(&owners);
+                        query.execute(&mut *connection).await?;
                     }
-                    refresh(connection, &default_rests(), now).await?;
-                    Ok(changed)
+                    refresh(connection, &default_rests(), now).await
                 })
             })
             .await
@@ -240,7 +251,7 @@ async fn register(
             .await?;
     }
     let mut ids = Vec::with_capacity(found.len());
-    for Printed { name, print, is_sendable } in &found {
+    for Printed { name, print, is_sendable, settings } in &found {
         let id = match by_print.get(print.as_slice()) {
             Some(&id) => rename(connection, id, name).await?,
             None => renew(connection, name, print).await?,
@@ -248,6 +259,7 @@ async fn register(
         if !is_sendable {
             fail(connection, id, UNSENDABLE).await?;
         }
+        key_settings::write(connection, id, Origin::Environment, settings).await?;
         ids.push(id);
     }
     let rows = all(connection).await?;
@@ -288,7 +300,7 @@ async fn renew(
         }
         sqlx::query(
             "UPDATE keys SET fingerprint = ?2, failed_reason = NULL, cooldown_until = NULL,
-                    exhausted_count = 0, total_exhausted_count = 0, available_at = NULL,
+                    consumer = NULL, exhausted_count = 0, total_exhausted_count = 0, available_at = NULL,
                     status = CASE disabled WHEN 1 THEN 'disabled' ELSE 'available' END,
                     reason = NULL
               WHERE id = ?1",
@@ -324,135 +336,87 @@ pub(super) async fn fail(
 
 /// Reads all key rows.
 pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRow>, StoreError> {
-    let rows: Vec<(i64, String, bool, Option<String>, Option<i64>)> = sqlx::query_as(
-        "SELECT id, name, disabled, failed_reason, cooldown_until FROM keys ORDER BY id",
+    let rows: Vec<ReadKey> = sqlx::query_as(
+        "SELECT k.id, k.name, k.disabled, k.failed_reason, k.cooldown_until, k.consumer,
+                coalesce(e.rpm, '') AS rpm, coalesce(e.tpm, '') AS tpm,
+                coalesce(e.rpd, '') AS rpd, e.project, e.tier,
+                coalesce(c.rpm, '') AS own_rpm, coalesce(c.tpm, '') AS own_tpm,
+                coalesce(c.rpd, '') AS own_rpd, c.project AS own_project, c.tier AS own_tier
+           FROM keys AS k
+           LEFT JOIN key_settings AS e ON e.key_id = k.id AND e.origin = 'environment'
+           LEFT JOIN key_settings AS c ON c.key_id = k.id AND c.origin = 'command'
+          ORDER BY k.id",
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, name, disabled, failed, cooldown)| KeyRow {
-            id,
-            name,
-            disabled,
-            failed,
-            cooldown_until: cooldown.map(Timestamp),
-        })
-        .collect())
+    let mut rows = rows.into_iter().map(ReadKey::row).collect::<Result<Vec<_>, _>>()?;
+    find_owners(&mut rows);
+    Ok(rows)
 }
 
-/// Reads all slots.
-pub(super) async fn slots(connection: &mut SqliteConnection) -> Result<Slots, StoreError> {
-    type Row = (i64, i64, i64, i64, Option<i64>, bool, bool, Option<i64>, Option<String>);
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at, reason
-           FROM slots",
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(key, model, streak, total, rest_until, full, never, exhausted_at, reason)| {
-            let slot = Slot {
-                streak,
-                total,
-                rest_until: rest_until.map(Timestamp),
-                full,
-                never,
-                exhausted_at: exhausted_at.map(Timestamp),
-                reason,
-            };
-            ((key, model), slot)
-        })
-        .collect())
-}
-
-/// Applies what attempts tell of their keys and slots.
-pub(super) async fn after_attempts(
-    connection: &mut SqliteConnection,
-    ended: &[Ended],
-    policy: &Policy,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let mut slots = slots(connection).await?;
-    let mut changed: HashSet<(i64, i64)> = HashSet::new();
-    for ended in ended {
-        let place = (ended.key, ended.model);
-        let before = slots.get(&place).cloned().unwrap_or_default();
-        let after = match &ended.outcome {
-            Outcome::Answered => before.clone().after_success(ended.started_at),
-            Outcome::Exhausted(exhaustion) => {
-                let started = ended.started_at;
-                let rests = &policy.rests;
-                before.clone().after_exhaustion(exhaustion, started, rests, now, ended.jitter)
-            }
-            Outcome::BadKey => {
-                let reason = ended.message.as_deref().unwrap_or("the API refused the key");
-                fail(connection, ended.key, reason).await?;
-                continue;
-            }
-            Outcome::Failed(_)
-            | Outcome::LocationRefused
-            | Outcome::FileRefused
-            | Outcome::FileExpired
-            | Outcome::Cut => continue,
-        };
-        if after != before {
-            slots.insert(place, after);
-            changed.insert(place);
+/// Lets the first key of each project stand for it.
+pub(super) fn find_owners(rows: &mut [KeyRow]) {
+    let mut owners: HashMap<String, i64> = HashMap::new();
+    for row in rows.iter().filter(|row| row.id != NO_ROW) {
+        if let Some(project) = &row.settings.project {
+            let owner = owners.entry(project.clone()).or_insert(row.id);
+            *owner = row.id.min(*owner);
         }
     }
-    for place in changed {
-        write_slot(connection, place, &slots[&place]).await?;
+    for row in rows {
+        let project = row.settings.project.as_ref();
+        row.owner = project.and_then(|project| owners.get(project).copied()).unwrap_or(row.id);
     }
-    rest_after_use(connection, ended, policy.key_cooldown).await
 }
 
-/// Applies a 429 of an upload that jobs of `models` wait for: the quota, when the upload began,
-/// and a number in `0.0..1.0` that spreads delays.
-pub(super) async fn exhaust(
-    connection: &mut SqliteConnection,
-    (key, models): (i64, &[i64]),
-    (exhaustion, started_at, jitter): (&Exhaustion, Timestamp, f64),
-    rests: &Rests,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let slots = slots(connection).await?;
-    for model in models {
-        let before = slots.get(&(key, *model)).cloned().unwrap_or_default();
-        let after = before.after_exhaustion(exhaustion, started_at, rests, now, jitter);
-        write_slot(connection, (key, *model), &after).await?;
+/// The id of a key that has no row yet, and so no slots.
+pub(super) const NO_ROW: i64 = 0;
+
+#[derive(sqlx::FromRow)]
+struct ReadKey {
+    id: i64,
+    name: String,
+    disabled: bool,
+    failed_reason: Option<String>,
+    cooldown_until: Option<i64>,
+    consumer: Option<String>,
+    rpm: String,
+    tpm: String,
+    rpd: String,
+    project: Option<String>,
+    tier: Option<String>,
+    own_rpm: String,
+    own_tpm: String,
+    own_rpd: String,
+    own_project: Option<String>,
+    own_tier: Option<String>,
+}
+
+impl ReadKey {
+    fn row(self) -> Result<KeyRow, StoreError> {
+        let limits = [self.own_rpm, self.own_tpm, self.own_rpd];
+        let set = SettingsRow(limits, self.own_project, self.own_tier).read()?;
+        let limits = [self.rpm, self.tpm, self.rpd];
+        let environment = SettingsRow(limits, self.project, self.tier).read()?;
+        Ok(KeyRow {
+            id: self.id,
+            name: self.name,
+            disabled: self.disabled,
+            failed: self.failed_reason,
+            cooldown_until: self.cooldown_until.map(Timestamp),
+            settings: environment.clone().or(set.clone()),
+            environment,
+            set,
+            owner: self.id,
+            consumer: self.consumer,
+        })
     }
-    Ok(())
 }
 
-async fn write_slot(
+/// Lets keys rest after their use.
+pub(super) async fn rest_after_use(
     connection: &mut SqliteConnection,
-    (key, model): (i64, i64),
-    slot: &Slot,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT OR REPLACE INTO slots
-                (key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at,
-                 reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )
-    .bind(key)
-    .bind(model)
-    .bind(slot.streak)
-    .bind(slot.total)
-    .bind(slot.rest_until.map(|time| time.0))
-    .bind(slot.full)
-    .bind(slot.never)
-    .bind(slot.exhausted_at.map(|time| time.0))
-    .bind(&slot.reason)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn rest_after_use(
-    connection: &mut SqliteConnection,
+    keys: &mut [KeyRow],
     ended: &[Ended],
     cooldown: Duration,
 ) -> Result<(), StoreError> {
@@ -460,15 +424,19 @@ async fn rest_after_use(
         return Ok(());
     }
     for ended in ended {
-        let until = ended.ended_at.after(cooldown).0;
+        let until = ended.ended_at.after(cooldown);
         sqlx::query(
             "UPDATE keys SET cooldown_until = ?2, status = 'cooldown', available_at = ?2
               WHERE id = ?1 AND disabled = 0 AND failed_reason IS NULL",
         )
         .bind(ended.key)
-        .bind(until)
+        .bind(until.0)
         .execute(&mut *connection)
         .await?;
+        let key = keys.iter_mut().find(|key| key.id == ended.key && key.is_alive());
+        if let Some(key) = key {
+            key.cooldown_until = Some(until);
+        }
     }
     Ok(())
 }

@@ -12,6 +12,8 @@ mod contract;
 mod due;
 mod enqueue;
 mod error;
+mod estimate;
+mod key_settings;
 mod key_view;
 mod keys;
 mod lease;
@@ -19,9 +21,11 @@ mod liveness;
 mod manage;
 mod media;
 mod needs;
+mod opening;
 mod pieces;
 mod read;
 mod settle;
+mod standing;
 mod status;
 mod turn;
 #[cfg(test)]
@@ -40,6 +44,7 @@ pub use connection::Access;
 pub use due::{Demand, Scope};
 pub use enqueue::{Added, EnqueueOptions, OnConflict};
 pub use error::StoreError;
+pub use key_settings::SettingsChange;
 pub use keys::{FoundKey, KeyRow, Switch};
 pub use liveness::Registration;
 pub use manage::Selection;
@@ -47,7 +52,7 @@ pub use media::{ClaimedMedia, ClaimedSource, FileStamp};
 pub use pieces::{Heard, Interest, News, Piece};
 pub use read::{Finish, Page, ResultFilter};
 pub use turn::{
-    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, UsedUp, WorkerId,
+    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, WorkerId,
 };
 pub use uploads::{ApiFile, Order, Prepared, UploadEnd};
 pub use wake::Changes;

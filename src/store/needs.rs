@@ -228,7 +228,7 @@ impl Needs {
             let subject = self.order_hashes(job, &mut room, &mut orders);
             put_off.push((job, self.large[&job], vec![subject]));
         }
-        for Grant { job, key } in grants {
+        for Grant { job, key, .. } in grants {
             let mut subjects = Vec::new();
             for media in self.media[job].media.clone() {
                 let order = self.order(connection, claimant, (*key, &media), &mut room).await?;

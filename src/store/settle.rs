@@ -7,8 +7,8 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::job::{self, Job, Transition};
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::time::Timestamp;
-use crate::domain::view::{Counts, JobState};
-use crate::store::turn::{Ended, Settled, UsedUp};
+use crate::domain::view::{Counts, JobState, UsedUp};
+use crate::store::turn::{Ended, Settled};
 use crate::store::{StoreError, bulk, pieces, uploads};
 
 /// A job as the database holds it.

@@ -1,11 +1,15 @@
 //! The queue at a glance, from counters and small tables: its cost does not grow with the jobs.
 
+use crate::domain::forecast::{Capacity, Forecast};
+use crate::domain::limits::GivenLimits;
 use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
+use crate::domain::today::Today;
 use crate::domain::view::{
-    BatchView, Counts, FailureView, JobError, JobState, KeyStatus, KeyView, QueueStatus, Waiting,
-    WorkerView,
+    BatchView, Counts, FailureView, JobError, JobState, KeyStatus, KeyView, QueueStatus, UsedUp,
+    Waiting, WorkerView,
 };
+use crate::store::standing::Standing;
 use crate::store::{FoundKey, Store, StoreError};
 
 impl Store {
@@ -34,7 +38,13 @@ impl Store {
         // A worker has only the keys that it recorded when it started.
         let at_work = if workers.is_empty() { &keys } else { &self.keys(&[], now).await? };
         let waiting_for = self.waiting(&counts, at_work, now).await?;
+        let (calls, tokens, cost) =
+            sqlx::query_as("SELECT calls, tokens, cost FROM meta").fetch_one(&self.readers).await?;
+        let today = Today::at(now);
+        let capacity = self.capacity(&today).await?;
         Ok(QueueStatus {
+            forecast: Forecast::of(counts.unfinished(), &capacity, throughput, &today),
+            used: UsedUp { calls, tokens, cost },
             counts,
             batches,
             workers,
@@ -42,6 +52,21 @@ impl Store {
             throughput_per_minute: throughput,
             waiting_for,
         })
+    }
+
+    /// Returns what the keys of the database may take together, for models with unfinished jobs.
+    async fn capacity(&self, today: &Today) -> Result<Capacity, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        let mut standing = Standing::read(&mut connection).await?;
+        standing.advance(today);
+        let models: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT id, name FROM models AS m
+              WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)
+                 OR EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND model_id = m.id)",
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        Ok(standing.capacity(&models, &GivenLimits::default(), today))
     }
 
     /// Returns the batches that have jobs, with their counts.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
+use crate::domain::forecast::Capacity;
 use crate::domain::job::Transition;
+use crate::domain::limits::{GivenLimits, Quota};
 use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
 use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
@@ -14,8 +16,9 @@ use crate::domain::view::{Counts, Waiting};
 use crate::store::due::Scope;
 use crate::store::media::{ClaimedMedia, FileStamp};
 use crate::store::pieces::{self, Piece};
+use crate::store::standing::Standing;
 use crate::store::uploads::{Order, Prepared};
-use crate::store::{Store, StoreError, claim, key_view, keys, lease, settle, uploads, waits};
+use crate::store::{Store, StoreError, claim, key_view, lease, settle, uploads, waits};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,17 +35,6 @@ pub struct Budget {
     pub cost: Option<i64>,
 }
 
-/// How much of a budget is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct UsedUp {
-    /// Calls that ended.
-    pub calls: i64,
-    /// Tokens.
-    pub tokens: i64,
-    /// Billionths of a US dollar.
-    pub cost: i64,
-}
-
 /// The rules of a worker's turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -52,6 +44,8 @@ pub struct Policy {
     pub lease: Duration,
     /// How 429s make a slot rest.
     pub rests: Rests,
+    /// Limits of each slot.
+    pub limits: GivenLimits,
     /// The rest of a key after each use.
     pub key_cooldown: Duration,
     /// The shortest time between two calls.
@@ -77,7 +71,7 @@ pub struct Ended {
     pub key: i64,
     /// The model's row.
     pub model: i64,
-    /// When it was claimed.
+    /// When its call began.
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
@@ -97,6 +91,14 @@ pub struct Ended {
     pub raw: Option<Arc<str>>,
     /// Uploads that the API knows no more.
     pub lost_uploads: Vec<i64>,
+    /// When it was claimed, by the clock of the turn that did.
+    pub claimed_at: Timestamp,
+    /// The tokens of input that were reserved for it.
+    pub reserved: i64,
+    /// Limits that a 429 named.
+    pub quotas: Vec<(Quota, i64)>,
+    /// The project that a refusal named.
+    pub consumer: Option<String>,
     /// A number in `0.0..1.0` that spreads delays.
     pub jitter: f64,
 }
@@ -176,6 +178,10 @@ pub struct Claimed {
     pub task_id: String,
     /// Its priority.
     pub priority: i64,
+    /// The tokens of input that were reserved for it.
+    pub reserved: i64,
+    /// When it was claimed.
+    pub claimed_at: Timestamp,
     /// Whether its text is stored as it comes.
     pub stream: bool,
     /// The body of the call.
@@ -213,6 +219,8 @@ pub struct TurnReport {
     pub wake_at: Option<Timestamp>,
     /// What due jobs wait for, where it is the keys.
     pub waiting: Option<Waiting>,
+    /// What the slots may take together, at an audit of a queue that goes on.
+    pub capacity: Option<Capacity>,
     /// Whether a limit of the budget is reached.
     pub budget_reached: bool,
 }
@@ -239,15 +247,17 @@ async fn run(
     let (worker, audit) = (request.worker, request.audit);
     let moment = (request.moment)();
     let mut report = TurnReport::default();
+    let mut standing = Standing::read(connection).await?;
     pieces::append(connection, &std::mem::take(&mut request.pieces)).await?;
     let ended = std::mem::take(&mut request.ended);
     if !ended.is_empty() {
-        keys::after_attempts(connection, &ended, &policy, moment.now).await?;
+        standing.after_attempts(connection, &ended, &policy, moment.now).await?;
         report.settled = settle::ended(connection, ended, moment.now).await?;
     }
     let prepared = std::mem::take(&mut request.prepared);
     let limited = prepared.iter().any(uploads::concerns_keys);
-    uploads::settle(connection, worker, prepared, &policy.rests, moment.now).await?;
+    let (rests, now) = (&policy.rests, moment.now);
+    uploads::settle(connection, worker, prepared, &mut standing, rests, now).await?;
     if audit {
         report.lost = lease::audit(connection, worker, &request.in_flight).await?;
         lease::renew(connection, worker, moment, policy.lease).await?;
@@ -269,7 +279,8 @@ async fn run(
     if let Some(last_call) = request.last_call {
         claim::keep_interval(connection, last_call, policy.api_call_interval).await?;
     }
-    claim::claim(connection, &request, moment, &policy, &mut report).await?;
+    claim::claim(connection, &request, moment, &policy, &mut standing, &mut report).await?;
+    standing.write(connection).await?;
     if audit
         || limited
         || report.settled.iter().any(|settled| concerns_keys(&settled.ended.outcome))

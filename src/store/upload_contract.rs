@@ -214,7 +214,8 @@ async fn an_upload_of_a_hung_worker_is_taken_over_after_its_lease() {
 
 #[tokio::test]
 async fn an_upload_is_made_anew_once_it_is_of_no_more_use() {
-    let bench = hashed(1).await;
+    let mut bench = hashed(1).await;
+    bench.keys.truncate(1);
     let upload = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
     let claimed = uploaded(&bench, 1, upload, "a").await.claimed;
     assert_eq!(claimed[0].uploads, [upload.0]);
@@ -262,7 +263,7 @@ async fn a_key_with_a_new_secret_has_no_uploads() {
     let bench = hashed(1).await;
     let upload = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
     uploaded(&bench, 1, upload, "a").await;
-    let found = FoundKey { name: "A", secret: "another", is_sendable: true };
+    let found = FoundKey { name: "A", secret: "another", is_sendable: true, settings: None };
     bench.second.register_keys(&[found]).await.unwrap();
     assert_eq!(bench.first.uploads(NOW).await.unwrap(), []);
 }

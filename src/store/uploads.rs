@@ -8,9 +8,10 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::domain::upload;
 use crate::domain::view::UploadView;
 use crate::store::media::{ClaimedSource, FileStamp};
+use crate::store::standing::Standing;
 use crate::store::turn::WorkerId;
 use crate::store::waits::{HASH, wake, wake_all, wake_for_room};
-use crate::store::{Store, StoreError, bulk, keys};
+use crate::store::{Store, StoreError, bulk};
 
 /// What a worker has to do before jobs can be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +182,7 @@ pub(super) async fn settle(
     connection: &mut SqliteConnection,
     worker: WorkerId,
     prepared: Vec<Prepared>,
+    standing: &mut Standing,
     rests: &Rests,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -194,9 +196,12 @@ pub(super) async fn settle(
                 if let UploadEnd::RateLimited { exhaustion, started_at, jitter } = &end {
                     let models = waiting_models(connection, upload).await?;
                     let burst = (exhaustion, *started_at, *jitter);
-                    keys::exhaust(connection, (key, &models), burst, rests, now).await?;
+                    standing.exhaust((key, &models), burst, rests, now);
                 }
-                settle_upload(connection, worker, (upload, key), end, now).await?;
+                if let UploadEnd::BadKey(reason) = &end {
+                    standing.fail_key(connection, key, reason).await?;
+                }
+                settle_upload(connection, worker, upload, end, now).await?;
             }
         }
     }
@@ -229,7 +234,7 @@ async fn record_hash(
 async fn settle_upload(
     connection: &mut SqliteConnection,
     worker: WorkerId,
-    (upload, key): (i64, i64),
+    upload: i64,
     end: UploadEnd,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -278,12 +283,11 @@ async fn settle_upload(
             .execute(&mut *connection)
             .await?;
         }
-        UploadEnd::BadKey(reason) => {
-            keys::fail(connection, key, &reason).await?;
-            abandon(connection, upload, worker).await?;
-        }
         UploadEnd::Lost => remove(connection, &[upload]).await?,
-        UploadEnd::RateLimited { .. } | UploadEnd::LocationRefused | UploadEnd::Cut => {
+        UploadEnd::BadKey(_)
+        | UploadEnd::RateLimited { .. }
+        | UploadEnd::LocationRefused
+        | UploadEnd::Cut => {
             abandon(connection, upload, worker).await?;
         }
     }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     async fn commit(store: &Store, name: &str) {
-        let key = FoundKey { name, secret: name, is_sendable: true };
+        let key = FoundKey { name, secret: name, is_sendable: true, settings: None };
         store.register_keys(&[key]).await.unwrap();
     }
 

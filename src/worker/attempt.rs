@@ -1,11 +1,15 @@
 //! One call to the API: from a claimed job to what it came to.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use serde::Deserialize;
 
 use crate::clock;
 use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
 use crate::domain::output::{Compiled, OutputSchema};
-use crate::domain::price;
+use crate::domain::price::Prices;
+use crate::domain::time::Timestamp;
 use crate::gemini::client::{ApiKey, Client};
 use crate::gemini::wire;
 use crate::store::{Claimed, Ended, Store};
@@ -35,7 +39,9 @@ pub(super) struct Started {
     pub(super) model_name: String,
     pub(super) task_id: String,
     pub(super) priority: i64,
-    pub(super) started_at: crate::domain::time::Timestamp,
+    pub(super) started_at: Timestamp,
+    claimed_at: Timestamp,
+    reserved: i64,
 }
 
 impl Started {
@@ -49,6 +55,8 @@ impl Started {
             task_id: claimed.task_id.clone(),
             priority: claimed.priority,
             started_at: clock::now(),
+            claimed_at: claimed.claimed_at,
+            reserved: claimed.reserved,
         }
     }
 
@@ -69,9 +77,22 @@ impl Started {
             cost: 0,
             raw: None,
             lost_uploads: Vec::new(),
+            claimed_at: self.claimed_at,
+            reserved: self.reserved,
+            quotas: Vec::new(),
+            consumer: None,
             jitter: rand::random(),
         }
     }
+}
+
+/// What calls are made with.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) client: Client,
+    pub(super) store: Store,
+    pub(super) prices: Arc<Prices>,
+    pub(super) reject_truncated: bool,
 }
 
 /// Makes the call.
@@ -79,11 +100,10 @@ pub(super) async fn run(
     started: Started,
     claimed: Claimed,
     key: WorkerKey,
-    client: Client,
-    store: Store,
-    reject_truncated: bool,
+    tools: Tools,
     scribe: Option<Scribe>,
 ) -> Ended {
+    let Tools { client, store, prices, reject_truncated } = tools;
     let Claimed { request, media, has_schema, uploads, fault, .. } = claimed;
     let not_called = |kind, reason| {
         let ended = started.ended(Outcome::Failed(kind), Some(reason));
@@ -92,6 +112,7 @@ pub(super) async fn run(
     if let Some((kind, reason)) = fault {
         return not_called(kind, reason);
     }
+    let is_flex = is_flex(&request);
     let (request, schema) =
         if has_schema { in_thread(move || find_schema(request)).await } else { (request, None) };
     let request = match media::fill(&store, request, media).await {
@@ -132,7 +153,8 @@ pub(super) async fn run(
         }
     }
     let model = call.model_version.as_deref().unwrap_or(&started.model_name);
-    let cost = |usage: Usage| if key.is_free { 0 } else { price::cost(model, &usage) };
+    let priced = |usage: Usage| prices.cost(model, &usage, is_flex, clock::now());
+    let cost = |usage: Usage| if key.is_free { 0 } else { priced(usage) };
     Ended {
         http_status: call.http_status,
         paid: call.paid,
@@ -140,8 +162,24 @@ pub(super) async fn run(
         cost: call.usage.map_or(0, cost),
         raw: call.raw.map(Into::into),
         lost_uploads,
+        quotas: call.quotas,
+        consumer: call.consumer,
         ..started.ended(call.outcome, call.message)
     }
+}
+
+/// Returns whether a request asks for the tier that costs less.
+fn is_flex(request: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Request<'a> {
+        #[serde(alias = "service_tier", borrow)]
+        #[serde(rename = "serviceTier")]
+        tier: Option<Cow<'a, str>>,
+    }
+    // Few do, and long requests are not read for it.
+    let may = memchr::memmem::find(request.as_bytes(), b"flex").is_some();
+    let tier = || serde_json::from_str::<Request<'_>>(request).ok()?.tier;
+    may && tier().is_some_and(|tier| tier == "flex")
 }
 
 /// Returns the request's schema made ready. One that is not valid, which an older version took,
@@ -166,4 +204,17 @@ fn misfit(schema: &Compiled, raw: &str, cut: bool) -> Option<(ErrorKind, String)
 
 fn truncated(message: &str) -> (ErrorKind, String) {
     (ErrorKind::Truncated, message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cheaper_tier_is_told_from_words() {
+        assert!(is_flex(r#"{"contents": [], "serviceTier": "flex"}"#));
+        assert!(is_flex(r#"{"service_tier": "flex"}"#));
+        assert!(!is_flex(r#"{"contents": [{"parts": [{"text": "flex"}]}]}"#));
+        assert!(!is_flex(r#"{"serviceTier": "standard", "labels": {"a": "flex"}}"#));
+    }
 }

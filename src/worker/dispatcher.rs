@@ -15,7 +15,7 @@ use crate::gemini::client::Client;
 use crate::store::{
     CallStart, Changes, Ended, Settled, Store, StoreError, TurnReport, TurnRequest, WorkerId,
 };
-use crate::worker::attempt::{self, Started, WorkerKey};
+use crate::worker::attempt::{self, Started, Tools, WorkerKey};
 use crate::worker::event::{Event, Events};
 use crate::worker::preparations::{Means, Preparations};
 use crate::worker::stopping::{LAST_TRY, Stopping};
@@ -34,7 +34,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// What one worker process is doing.
 pub(super) struct Dispatcher<'a> {
     store: &'a Store,
-    client: &'a Client,
+    tools: Tools,
     options: WorkerOptions,
     worker: WorkerId,
     events: Events,
@@ -92,7 +92,12 @@ impl<'a> Dispatcher<'a> {
         };
         Self {
             store,
-            client,
+            tools: Tools {
+                client: client.clone(),
+                store: store.clone(),
+                prices: options.prices.clone(),
+                reject_truncated: options.reject_truncated,
+            },
             preparations: Preparations::new(means, &options.keys, events.clone()),
             transcripts: Transcripts::default(),
             storing: 0,
@@ -311,6 +316,7 @@ impl<'a> Dispatcher<'a> {
             in_flight: self.in_flight.len(),
             uploads: self.preparations.uploads(),
             waiting: report.waiting.clone(),
+            capacity: report.capacity,
         });
         self.schedule(&report);
         self.report = report;
@@ -394,15 +400,7 @@ impl<'a> Dispatcher<'a> {
             return;
         };
         let scribe = claimed.stream.then(|| self.transcripts.begin(claimed.job, claimed.claim));
-        let call = attempt::run(
-            started.clone(),
-            claimed,
-            key,
-            self.client.clone(),
-            self.store.clone(),
-            self.options.reject_truncated,
-            scribe,
-        );
+        let call = attempt::run(started.clone(), claimed, key, self.tools.clone(), scribe);
         let abort = self.tasks.spawn(call);
         self.in_flight.insert(abort.id(), (started, abort));
     }

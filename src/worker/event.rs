@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::domain::forecast::Capacity;
 use crate::domain::job::Transition;
 use crate::domain::outcome::{ErrorKind, Outcome};
 use crate::domain::view::{Counts, Waiting};
@@ -89,6 +90,8 @@ pub enum Event {
         uploads: usize,
         /// What the queue waits for.
         waiting: Option<Waiting>,
+        /// What the slots may take together, now and then.
+        capacity: Option<Capacity>,
     },
     /// The database could not be written; it is tried again.
     StoreTrouble {

@@ -12,6 +12,7 @@ mod stopping;
 mod transcripts;
 mod upload;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ pub use event::{Event, Events};
 
 use crate::clock;
 use crate::domain::pacing::{OnExhausted, Pacing};
+use crate::domain::price::Prices;
 use crate::domain::slot::Rests;
 use crate::gemini::client::Client;
 use crate::store::{Budget, Policy, Scope, Store, StoreError};
@@ -65,6 +67,8 @@ pub struct WorkerOptions {
     pub poll_interval: Duration,
     /// The keys.
     pub keys: Vec<WorkerKey>,
+    /// What calls cost.
+    pub prices: Arc<Prices>,
 }
 
 impl WorkerOptions {
@@ -85,6 +89,7 @@ impl WorkerOptions {
                     fully_exhausted_wait: pacing.fully_exhausted_wait,
                     max_exhausted_retries: i64::from(pacing.max_exhausted_retries),
                 },
+                limits: pacing.limits.clone(),
                 key_cooldown: pacing.key_cooldown,
                 api_call_interval: pacing.api_call_interval,
                 on_unknown: pacing.on_unknown,
@@ -103,6 +108,7 @@ impl WorkerOptions {
             processing_limit: pacing.request_timeout,
             poll_interval: Duration::from_millis(200),
             keys,
+            prices: pacing.prices.clone(),
         }
     }
 }

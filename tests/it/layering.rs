@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// What each part may use; everything else of the crate is closed to it.
 const ALLOWED: [(&str, &[&str]); 8] = [
     ("domain", &["domain"]),
-    ("gemini", &["gemini", "domain::outcome"]),
+    ("gemini", &["gemini", "domain::limits", "domain::outcome"]),
     ("store", &["store", "domain"]),
     ("worker", &["worker", "store", "gemini", "domain", "clock"]),
     ("queue", &["queue", "worker", "store", "intake", "gemini", "domain", "clock"]),

@@ -337,6 +337,9 @@ fn pending_jobs_are_cancelled_and_come_back() {
     let results = env.results();
     assert_eq!(column(&results, "state"), ["cancelled", "succeeded", "cancelled"]);
     assert_eq!(results[0]["error"]["kind"], "cancelled");
+    let of_sql = "SELECT count(*) FROM job_results
+                   WHERE error_kind = 'cancelled' AND error_message = 'cancelled by request'";
+    assert_eq!(env.count(of_sql), 2);
     assert_eq!(env.calls(), 1);
     assert_eq!(env.gq(&["cancel", "--task-id", "t2"]).exits(0).stdout, "0\n");
     assert_eq!(env.gq(&["retry", "--batch", "in"]).exits(0).stdout, "2\n");

@@ -224,6 +224,18 @@ fn jobs_of_an_older_database_are_checked_too() {
     env.write("in.jsonl", line("bad", "response_schema", &object) + &batch + plain);
     env.gq(&["enqueue", "in.jsonl"]).exits(0);
     for statement in [
+        "DROP VIEW key_slots",
+        "CREATE VIEW key_slots AS SELECT 1",
+        "ALTER TABLE slots DROP COLUMN learned",
+        "ALTER TABLE slots DROP COLUMN recent",
+        "ALTER TABLE slots DROP COLUMN next_at",
+        "ALTER TABLE slots DROP COLUMN day",
+        "ALTER TABLE slots DROP COLUMN day_calls",
+        "ALTER TABLE models DROP COLUMN allowed",
+        "ALTER TABLE models DROP COLUMN lowered_at",
+        "ALTER TABLE models DROP COLUMN token_rate",
+        "ALTER TABLE keys DROP COLUMN consumer",
+        "DROP TABLE key_settings",
         "DROP VIEW job_results",
         "CREATE VIEW job_results AS SELECT 1",
         "DROP INDEX jobs_finished",

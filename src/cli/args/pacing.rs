@@ -1,9 +1,11 @@
 //! The pacing flags. Each has a variable of the same name that starts with `GQ_`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use gq::config;
+use gq::domain::limits::Given;
 use gq::domain::pacing::{OnExhausted, OnUnknown, Pace};
 
 /// How fast to call, how to rest, and what to spend.
@@ -49,16 +51,24 @@ pub(crate) struct PacingArgs {
     /// USD that the jobs in scope may ever cost; then exit with code 7 [default: no limit]
     #[arg(long, value_name = "USD", value_parser = config::money)]
     pub(crate) max_cost: Option<i64>,
+    /// TOML file with prices of models, in the form of the one that gq comes with [default: that]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
     /// Largest request with its media in it [default: 20MB]
     #[arg(long, value_name = "SIZE", value_parser = config::size)]
     pub(crate) inline_limit: Option<u64>,
     /// A job whose process died in its call: `retry` it, or `fail` it [default: retry]
     #[arg(long, value_name = "HOW")]
     pub(crate) on_unknown: Option<OnUnknown>,
-    #[arg(long, hide = true)]
-    pub(crate) rpm: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) tpm: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) rpd: Option<String>,
+    /// Requests a minute of each key and model: `10`, or `MODEL=10` for one model; may be given
+    /// several times [default: what 429s teach]
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) rpm: Vec<Given>,
+    /// Input tokens a minute of each key and model, in the same forms [default: what 429s teach]
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) tpm: Vec<Given>,
+    /// Requests a day (Pacific time) of each key and model, in the same forms [default: what 429s
+    /// teach]
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) rpd: Vec<Given>,
 }

@@ -1,16 +1,19 @@
 //! What parses and yet cannot be done, said by name instead of being ignored.
 
-use super::{Cli, Command, PacingArgs, WorkOptions};
+use super::{Cli, Command, KeysAction, KeysArgs, WorkOptions};
 
 /// Why a command line is refused, in words; the exit code is that of wrong usage.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// A later version brings it.
-    #[error("`{0}` is not supported by this version yet")]
-    NotYet(&'static str),
     /// No worker would be left for most jobs.
     #[error("`--reserve` must be less than `--workers`")]
     AllReserved,
+    /// `gq keys set` without anything to set.
+    #[error("say what to set: `--rpm`, `--tpm`, `--rpd`, `--project`, `--tier`")]
+    NothingSet,
+    /// `gq keys set` for no key.
+    #[error("name the keys to set this for")]
+    NoKeyNamed,
     /// A flag without the one that gives it a meaning.
     #[error("`{flag}` needs `{needed}`")]
     Needs {
@@ -23,23 +26,7 @@ pub(crate) enum Refusal {
 
 /// Returns why the command line cannot be carried out, if so.
 pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
-    let not_yet = match &cli.command {
-        Command::Ask(args) => pacing(&args.pacing),
-        Command::Work(args) => pacing(&args.options.pacing),
-        Command::Run(args) => pacing(&args.work.pacing),
-        Command::Enqueue(_)
-        | Command::Results(_)
-        | Command::Show(_)
-        | Command::Status(_)
-        | Command::Keys(_)
-        | Command::Media(_)
-        | Command::Retry(_)
-        | Command::Cancel(_)
-        | Command::Prune(_)
-        | Command::Mock(_)
-        | Command::Completions(_) => None,
-    };
-    not_yet.map(Refusal::NotYet).or_else(|| match &cli.command {
+    match &cli.command {
         Command::Results(args)
             if args.options.timeout.is_some() && !args.options.wait && !args.options.follow =>
         {
@@ -47,18 +34,23 @@ pub(crate) fn refused(cli: &Cli) -> Option<Refusal> {
         }
         Command::Work(args) => all_reserved(&args.options),
         Command::Run(args) => all_reserved(&args.work),
+        Command::Keys(args) => settings_without_set(args),
         _ => None,
-    })
+    }
+}
+
+fn settings_without_set(args: &KeysArgs) -> Option<Refusal> {
+    let sets = args.action == KeysAction::Set;
+    match (sets, args.settings.first()) {
+        (false, Some(flag)) => Some(Refusal::Needs { flag, needed: "gq keys set" }),
+        (true, None) => Some(Refusal::NothingSet),
+        (true, Some(_)) if args.names.is_empty() => Some(Refusal::NoKeyNamed),
+        _ => None,
+    }
 }
 
 fn all_reserved(options: &WorkOptions) -> Option<Refusal> {
     (options.reserve >= options.workers).then_some(Refusal::AllReserved)
-}
-
-fn pacing(args: &PacingArgs) -> Option<&'static str> {
-    [(&args.rpm, "--rpm"), (&args.tpm, "--tpm"), (&args.rpd, "--rpd")]
-        .into_iter()
-        .find_map(|(value, name)| value.is_some().then_some(name))
 }
 
 #[cfg(test)]
@@ -72,17 +64,13 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_is_refused_by_name() {
-        for (line, name) in [
-            ("gq ask hello --rpm 5", "--rpm"),
-            ("gq work --rpm 5", "--rpm"),
-            ("gq work --tpm m=5", "--tpm"),
-            ("gq run a.jsonl --rpd 5", "--rpd"),
-        ] {
-            let wanted = format!("`{name}` is not supported by this version yet");
-            assert_eq!(message(line), Some(wanted), "{line}");
-        }
-        assert_eq!(message("gq work"), None);
+    fn settings_of_keys_are_set_with_set_and_for_keys_that_are_named() {
+        let wanted = "`--rpm` needs `gq keys set`";
+        assert_eq!(message("gq keys --rpm 5").unwrap(), wanted);
+        assert!(message("gq keys set A").unwrap().contains("--project"));
+        assert!(message("gq keys set --rpm 5").unwrap().contains("name the keys"));
+        assert_eq!(message("gq keys set A --rpm 5 --tier none"), None);
+        assert_eq!(message("gq work --rpm 5 --rpm m=2"), None);
     }
 
     #[test]

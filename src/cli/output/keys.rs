@@ -1,7 +1,8 @@
 //! The keys and their states. Names only, never a secret.
 
 use chrono::TimeZone;
-use gq::domain::view::{KeyView, StatusView};
+use gq::domain::key::Tier;
+use gq::domain::view::{KeyView, LimitOrigin, LimitView, ModelView, StatusView};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -19,7 +20,11 @@ pub(crate) fn json_list(keys: &[KeyView]) -> serde_json::Result<String> {
     }
     let named = |key| {
         let key: &KeyView = key;
-        Named { name: &key.name, state: object(key) }
+        let mut state = object(key);
+        state.insert("tier".to_owned(), json!(key.tier.map(Tier::as_str)));
+        state.insert("project".to_owned(), json!(key.project));
+        state.insert("limits".to_owned(), limits(key));
+        Named { name: &key.name, state }
     };
     pretty(&keys.iter().map(named).collect::<Vec<_>>())
 }
@@ -29,26 +34,71 @@ pub(crate) fn table<Z: TimeZone>(keys: &[KeyView], zone: &Z) -> String
 where
     Z::Offset: std::fmt::Display,
 {
-    let mut rows = vec![
-        ["KEY", "STATUS", "429s", "TOTAL", "AVAILABLE AT", "REASON"].map(str::to_owned).to_vec(),
-    ];
+    let heading = ["KEY", "STATUS", "429s", "TOTAL", "AVAILABLE AT", "LIMITS", "REASON"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for key in keys {
-        rows.push(line(key.name.clone(), &key.overall, zone));
-        for (model, state) in key.models.iter().filter(|(_, state)| *state != key.overall) {
-            rows.push(line(format!("  {model}"), state, zone));
+        rows.push(line(key.name.clone(), &key.overall, standing(key), zone));
+        for model in key.models.iter().filter(|model| is_told(model, key)) {
+            let limits = model.limits.iter().map(limit_text).collect::<Vec<_>>().join(", ");
+            rows.push(line(format!("  {}", model.name), &model.status, limits, zone));
         }
     }
     aligned(&rows)
+}
+
+/// Returns whether a model has a line of its own: it is otherwise than its key, or limited.
+fn is_told(model: &ModelView, key: &KeyView) -> bool {
+    model.status != key.overall || !model.limits.is_empty()
+}
+
+/// Returns what is known of a key's project.
+fn standing(key: &KeyView) -> String {
+    let project = key.project.as_ref().map(|project| format!("project {project}"));
+    let tier = key.tier.map(|tier| tier.as_str().to_owned());
+    tier.into_iter().chain(project).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns a limit with what is used of it, such as `rpm 3/20 learned`.
+fn limit_text(limit: &LimitView) -> String {
+    let LimitView { quota, limit, used, origin } = limit;
+    format!("{} {used}/{limit} {}", quota.as_str(), origin_name(*origin))
+}
+
+fn origin_name(origin: LimitOrigin) -> &'static str {
+    match origin {
+        LimitOrigin::Environment => "environment",
+        LimitOrigin::Set => "set",
+        LimitOrigin::Learned(_) => "learned",
+    }
 }
 
 /// Returns the state of a key with its models, as `keys` and `status` show it in JSON.
 pub(super) fn object(key: &KeyView) -> Map<String, Value> {
     let models = key.models.iter();
     let models: Map<String, Value> =
-        models.map(|(model, state)| (model.clone(), Value::Object(fields(state)))).collect();
+        models.map(|model| (model.name.clone(), Value::Object(fields(&model.status)))).collect();
     let mut object = fields(&key.overall);
     object.insert("models".to_owned(), Value::Object(models));
     object
+}
+
+/// Returns the limits by model and by what is counted.
+fn limits(key: &KeyView) -> Value {
+    let of_model = |model: &ModelView| {
+        let limits = model.limits.iter().map(|it| (it.quota.as_str().to_owned(), limit_value(it)));
+        (model.name.clone(), Value::Object(limits.collect()))
+    };
+    let limited = key.models.iter().filter(|model| !model.limits.is_empty());
+    Value::Object(limited.map(of_model).collect())
+}
+
+fn limit_value(limit: &LimitView) -> Value {
+    let learned_at = match limit.origin {
+        LimitOrigin::Learned(at) => Some(at),
+        LimitOrigin::Environment | LimitOrigin::Set => None,
+    };
+    json!({"limit": limit.limit, "used": limit.used, "origin": origin_name(limit.origin),
+        "learned_at": text_of(learned_at)})
 }
 
 fn fields(state: &StatusView) -> Map<String, Value> {
@@ -64,7 +114,7 @@ fn fields(state: &StatusView) -> Map<String, Value> {
     .collect()
 }
 
-fn line<Z: TimeZone>(name: String, state: &StatusView, zone: &Z) -> Vec<String>
+fn line<Z: TimeZone>(name: String, state: &StatusView, limits: String, zone: &Z) -> Vec<String>
 where
     Z::Offset: std::fmt::Display,
 {
@@ -74,6 +124,7 @@ where
         state.exhausted_count.to_string(),
         state.total_exhausted_count.to_string(),
         state.available_at.map_or_else(|| "-".to_owned(), |time| clock_time(time, zone)),
+        limits,
         state.reason.clone().unwrap_or_default(),
     ]
 }

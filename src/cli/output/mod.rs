@@ -4,6 +4,7 @@ pub(crate) mod columns;
 mod csv;
 pub(crate) mod enqueued;
 mod flow;
+pub(crate) mod forecast;
 mod json;
 pub(crate) mod keys;
 mod line;

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use chrono::TimeZone;
-use gq::domain::view::{Counts, JobState, QueueStatus};
+use gq::domain::time::Timestamp;
+use gq::domain::view::{Counts, JobState, QueueStatus, UsedUp};
 use serde_json::{Map, Value, json};
 
 use super::columns::{aligned, clock_time};
+use super::forecast;
 use super::json::pretty;
 use super::keys;
 use super::record::text_of;
@@ -22,7 +24,7 @@ pub(crate) fn json_line(status: &QueueStatus) -> String {
 }
 
 /// Returns the status as text; times are those of `zone`.
-pub(crate) fn text<Z: TimeZone>(status: &QueueStatus, zone: &Z) -> String
+pub(crate) fn text<Z: TimeZone>(status: &QueueStatus, zone: &Z, now: Timestamp) -> String
 where
     Z::Offset: std::fmt::Display,
 {
@@ -44,6 +46,13 @@ where
     if let Some(waiting) = &status.waiting_for {
         let until = waiting.until.map(|time| format!(" until {}", clock_time(time, zone)));
         let _ = writeln!(text, "waiting: {}{}", waiting.reason, until.unwrap_or_default());
+    }
+    if let Some(known) = &status.forecast {
+        let _ = writeln!(text, "forecast: {}", forecast::text(known, now));
+    }
+    let UsedUp { calls, tokens, cost } = status.used;
+    if calls > 0 {
+        let _ = writeln!(text, "so far: {calls} calls, {tokens} tokens, {:.4} USD", dollars(cost));
     }
     if !status.keys.is_empty() {
         let _ = write!(text, "\n{}", keys::table(&status.keys, zone));
@@ -81,7 +90,21 @@ fn object(status: &QueueStatus) -> Value {
         "workers": workers.collect::<Vec<_>>(),
         "throughput_per_minute": status.throughput_per_minute,
         "waiting_for": waiting,
+        "forecast": status.forecast.as_ref().map(|it| {
+            json!({"left": it.left, "per_day": it.per_day, "done_at": it.done_at.to_string()})
+        }),
+        "used": {
+            "calls": status.used.calls,
+            "tokens": status.used.tokens,
+            "cost_usd": dollars(status.used.cost),
+        },
     })
+}
+
+/// Returns billionths of a dollar as dollars.
+#[expect(clippy::cast_precision_loss, reason = "nobody pays so much that a cent is lost")]
+fn dollars(billionths: i64) -> f64 {
+    billionths as f64 / 1e9
 }
 
 fn counts(counts: &Counts) -> Map<String, Value> {
@@ -103,7 +126,7 @@ fn numbers(name: &str, counts: &Counts) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use chrono::FixedOffset;
-    use gq::domain::time::Timestamp;
+    use gq::domain::forecast::Forecast;
     use gq::domain::view::{BatchView, KeyStatus, KeyView, StatusView, Waiting, WorkerView};
 
     use super::*;
@@ -127,21 +150,37 @@ mod tests {
                 busy: 1,
                 heartbeat_at: Timestamp(0),
             }],
-            keys: vec![KeyView { name: "GEMINI_API_KEY".into(), overall, models: vec![] }],
+            keys: vec![KeyView {
+                name: "GEMINI_API_KEY".into(),
+                overall,
+                project: None,
+                tier: None,
+                models: vec![],
+                same_project_as: None,
+            }],
             throughput_per_minute: 5,
             waiting_for: Some(Waiting {
                 reason: "every key rests".into(),
                 until: Some(Timestamp(60_000)),
             }),
+            forecast: Some(Forecast {
+                left: 2,
+                per_day: 7_200,
+                done_at: Timestamp(84_000),
+                with_more: None,
+            }),
+            used: UsedUp { calls: 12, tokens: 3_400, cost: 5_600_000 },
         }
     }
 
     #[test]
     fn the_text_says_what_it_waits_for_and_until_when() {
         let zone = FixedOffset::east_opt(3600).unwrap();
-        let text = text(&status(), &zone);
+        let text = text(&status(), &zone, Timestamp(60_000));
         assert!(text.contains("prompts  2        0        10"), "{text}");
         assert!(text.contains("waiting: every key rests until 1970-01-01 01:01:00 +01:00\n"));
+        assert!(text.contains("forecast: 2 left, about 7200 a day: 1 minute\n"), "{text}");
+        assert!(text.contains("so far: 12 calls, 3400 tokens, 0.0056 USD\n"), "{text}");
         assert!(text.contains("processes: 1, calls in flight: 1 of 4\n"));
     }
 
@@ -154,6 +193,8 @@ mod tests {
         assert_eq!(value["jobs"]["total"], json!(12));
         assert_eq!(value["batches"][0]["name"], json!("prompts"));
         assert_eq!(value["waiting_for"]["until"], json!("1970-01-01T00:01:00.000Z"));
+        assert_eq!(value["forecast"]["done_at"], json!("1970-01-01T00:01:24.000Z"));
+        assert_eq!(value["used"], json!({"calls": 12, "tokens": 3_400, "cost_usd": 0.0056}));
         let line = json_line(&status());
         assert_eq!(line.find('\n'), Some(line.len() - 1));
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);

@@ -4,13 +4,18 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use chrono::TimeZone;
+use gq::domain::forecast::Forecast;
 use gq::domain::time::Timestamp;
 use gq::domain::view::{
     BatchView, Counts, FailureView, KeyStatus, KeyView, QueueStatus, StatusView,
 };
 
 use super::columns::clock_time;
+use super::forecast;
 use super::line::{Line, Side, Tint, table};
+
+/// What takes longer than this depends on the limits of days, not on the last minute.
+const LONG: Duration = Duration::from_hours(24);
 
 /// What a frame shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +134,10 @@ where
         lines.push(Line::of(Tint::Red, format!("trouble   {trouble}")));
     }
     lines.push(Line::of(Tint::Plain, format!("rate      {}", rate(status))));
+    let is_long = |it: &&Forecast| it.done_at.since(now) > LONG;
+    if let Some(known) = status.forecast.as_ref().filter(is_long) {
+        lines.push(Line::of(Tint::Plain, format!("forecast  {}", forecast::text(known, now))));
+    }
     let (tint, workers) = workers(status);
     lines.push(Line::of(Tint::Plain, "workers   ").and(tint, workers));
     if !status.keys.is_empty() {
@@ -227,8 +236,8 @@ where
     let mut rows = vec![heading(["KEY", "STATUS", "BACK AT", "REASON"])];
     for key in keys {
         rows.push(key_row(&key.name, &key.overall, zone, now));
-        let others = key.models.iter().filter(|(_, state)| *state != key.overall);
-        rows.extend(others.map(|(model, it)| key_row(&format!("  {model}"), it, zone, now)));
+        let others = key.models.iter().filter(|model| model.status != key.overall);
+        rows.extend(others.map(|it| key_row(&format!("  {}", it.name), &it.status, zone, now)));
     }
     Section::of(table([Side::Left; 4], rows))
 }

@@ -1,6 +1,7 @@
 use chrono::FixedOffset;
+use gq::domain::limits::Quota;
 use gq::domain::outcome::ErrorKind;
-use gq::domain::view::{JobError, Waiting, WorkerView};
+use gq::domain::view::{JobError, LimitOrigin, LimitView, ModelView, UsedUp, Waiting, WorkerView};
 
 use super::*;
 
@@ -44,7 +45,16 @@ fn view() -> View {
     }
     let exhausted = state(KeyStatus::TemporarilyExhausted, Some(92), Some("429 by the minute"));
     let full = state(KeyStatus::FullyExhausted, Some(68_400), None);
-    let key = |name: &str, overall, models| KeyView { name: name.into(), overall, models };
+    let key = |name: &str, overall, models| KeyView {
+        name: name.into(),
+        overall,
+        project: None,
+        tier: None,
+        models,
+        same_project_as: None,
+    };
+    let limit =
+        LimitView { quota: Quota::Rpd, limit: 250, used: 250, origin: LimitOrigin::Learned(NOW) };
     View {
         status: QueueStatus {
             counts: all,
@@ -60,12 +70,18 @@ fn view() -> View {
                 key(
                     "GEMINI_API_KEY_1",
                     state(KeyStatus::Available, None, None),
-                    vec![("gemini-pro-latest".into(), full)],
+                    vec![ModelView {
+                        name: "gemini-pro-latest".into(),
+                        status: full,
+                        limits: vec![limit],
+                    }],
                 ),
                 key("GEMINI_API_KEY_2", exhausted, vec![]),
             ],
             throughput_per_minute: 84,
             waiting_for: None,
+            forecast: None,
+            used: UsedUp::default(),
         },
         failures: vec![
             failure("t411", ErrorKind::Blocked, "the prompt was blocked: SAFETY", 12),
@@ -220,6 +236,8 @@ fn an_empty_queue_has_no_lists() {
         keys: vec![],
         throughput_per_minute: 0,
         waiting_for: None,
+        forecast: None,
+        used: UsedUp::default(),
     };
     let frame = shown(&View { status, failures: vec![], trouble: None }, 80, 24);
     let wanted = "\

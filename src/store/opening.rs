@@ -1,0 +1,199 @@
+//! What may be used in this turn: keys and slots that neither rest nor have had their day.
+
+use std::collections::HashMap;
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::key::Tier;
+use crate::domain::plan::{Open, OpenKey, OpenModel, OpenSlot, Place};
+use crate::domain::slot::Slot;
+use crate::domain::time::Timestamp;
+use crate::domain::today::Today;
+use crate::domain::traffic::{Busy, REFUSAL, Ready};
+use crate::domain::view::Waiting;
+use crate::store::StoreError;
+use crate::store::due;
+use crate::store::standing::{self, Model, Standing};
+use crate::store::turn::Policy;
+
+/// The earliest time at which more can start, and why it is not now.
+#[derive(Default)]
+pub(super) struct Wake {
+    pub(super) earliest: Option<Timestamp>,
+    /// The end of the first rest of a slot or key.
+    rest: Option<Timestamp>,
+}
+
+impl Wake {
+    pub(super) fn at(&mut self, time: Timestamp) {
+        self.earliest = Some(self.earliest.map_or(time, |earliest| earliest.min(time)));
+    }
+
+    fn rest(&mut self, time: Timestamp) {
+        self.rest = Some(self.rest.map_or(time, |earliest| earliest.min(time)));
+        self.at(time);
+    }
+}
+
+/// What may be used.
+pub(super) struct Opened {
+    pub(super) open: Open,
+    /// Those with pending jobs.
+    pub(super) models: Vec<Model>,
+    /// Keys that are alive and have no open slot.
+    resting: usize,
+    /// Keys that rest after a use.
+    cooling: usize,
+}
+
+impl Opened {
+    /// Says what is waited for where it is the keys.
+    pub(super) fn waiting(&self, wake: &Wake) -> Option<Waiting> {
+        let starved = self.open.keys.is_empty() && self.cooling == 0;
+        (starved && self.resting > 0).then(|| Waiting {
+            reason: match self.resting {
+                1 => "the key rests".to_owned(),
+                number => format!("all {number} keys rest"),
+            },
+            until: wake.rest,
+        })
+    }
+}
+
+/// Finds out what may be used of the keys `own`, for `pending` jobs.
+pub(super) async fn open(
+    connection: &mut SqliteConnection,
+    standing: &mut Standing,
+    (own, pending): (&[i64], i64),
+    policy: &Policy,
+    today: Today,
+    wake: &mut Wake,
+) -> Result<Opened, StoreError> {
+    let models = due::models(connection, policy.scope).await?;
+    let fresh = today.now.0 - i64::try_from(REFUSAL.as_millis()).unwrap_or(0);
+    let busy = standing::busy(connection, Timestamp(fresh)).await?;
+    standing.advance(&today);
+    let mut opening = Opening {
+        standing,
+        policy,
+        today,
+        busy,
+        rests: HashMap::new(),
+        wake,
+        opened: Opened { open: Open::default(), models, resting: 0, cooling: 0 },
+    };
+    for index in 0..opening.standing.keys.len() {
+        let key = &opening.standing.keys[index];
+        if key.is_alive() && own.contains(&key.id) {
+            let cooling = key.cooldown_end(policy.key_cooldown, today.now);
+            let rank = Tier::rank(key.settings.tier);
+            opening.key((key.id, key.owner), rank, cooling);
+        }
+    }
+    opening.count_models(pending);
+    Ok(opening.opened)
+}
+
+struct Opening<'a> {
+    standing: &'a mut Standing,
+    policy: &'a Policy,
+    today: Today,
+    /// Calls in flight by key and model.
+    busy: HashMap<Place, Busy>,
+    /// Whether the slots that were looked at rest.
+    rests: HashMap<Place, bool>,
+    wake: &'a mut Wake,
+    opened: Opened,
+}
+
+impl Opening<'_> {
+    /// Looks at a key, which rests until `cooling` after its last use.
+    fn key(&mut self, (key, owner): (i64, i64), rank: u8, cooling: Option<Timestamp>) {
+        let one_at_a_time = !self.policy.key_cooldown.is_zero();
+        let is_busy = one_at_a_time && self.busy.keys().any(|(id, _)| *id == key);
+        // A key that rests after a use may be used soon: jobs whose media it has wait for it.
+        if let Some(end) = cooling {
+            self.wake.at(end);
+            self.opened.cooling += 1;
+        }
+        let mut usable = cooling.is_some();
+        for index in 0..self.opened.models.len() {
+            let model = self.opened.models[index].id;
+            let slot = (owner, model);
+            if cooling.is_none() && self.rests(slot, index) {
+                continue;
+            }
+            usable = true;
+            self.opened.open.keys.push(OpenKey {
+                key,
+                slot,
+                rank,
+                in_flight: self.busy.get(&(key, model)).map_or(0, |busy| busy.calls),
+                free: cooling.is_none() && !is_busy,
+            });
+        }
+        self.opened.resting += usize::from(!usable);
+    }
+
+    /// Returns whether a slot rests, or else opens it.
+    fn rests(&mut self, place: Place, model: usize) -> bool {
+        if let Some(rests) = self.rests.get(&place) {
+            return *rests;
+        }
+        let (rests, now) = (&self.policy.rests, self.today.now);
+        let name = &self.opened.models[model].name;
+        let limits = self.standing.limits(place, name, &self.policy.limits, now);
+        let fresh = Slot::default();
+        let slot = self.standing.slots.get(&place).unwrap_or(&fresh);
+        let ready = slot.traffic.ready(&limits, 0, false, &self.today);
+        let rest = match slot.rest_end(rests, now) {
+            None if ready == Ready::Tomorrow => Some(self.today.tomorrow(place.0)),
+            rest => rest,
+        };
+        if let Some(end) = rest {
+            self.wake.rest(end);
+        }
+        let probing = slot.streak > 0;
+        let rests = slot.never || rest.is_some();
+        if !rests {
+            let (busy, paid) = (self.busy_of(place), self.is_paid(place.0));
+            let slot = self.standing.slots.get_mut(&place);
+            let traffic = slot.map(|slot| std::mem::take(&mut slot.traffic)).unwrap_or_default();
+            let open = OpenSlot { limits, traffic, busy, probing, paid };
+            self.opened.open.slots.insert(place, open);
+        }
+        self.rests.insert(place, rests);
+        rests
+    }
+
+    /// Returns the calls in flight of all keys of a project.
+    fn busy_of(&self, (owner, model): Place) -> Busy {
+        let keys = self.standing.keys.iter().filter(|key| key.owner == owner);
+        let all = keys.filter_map(|key| self.busy.get(&(key.id, model)));
+        all.fold(Busy::default(), |sum, busy| Busy {
+            calls: sum.calls + busy.calls,
+            fresh: sum.fresh + busy.fresh,
+            first_fresh: [sum.first_fresh, busy.first_fresh].into_iter().flatten().min(),
+        })
+    }
+
+    fn is_paid(&self, owner: i64) -> bool {
+        let mut keys = self.standing.keys.iter().filter(|key| key.owner == owner);
+        keys.any(|key| key.settings.tier == Some(Tier::Paid))
+    }
+
+    fn count_models(&mut self, pending: i64) {
+        for model in &self.opened.models {
+            let slots = self.opened.open.slots.iter().filter(|(place, _)| place.1 == model.id);
+            let rooms = slots.map(|(_, slot)| slot.traffic.room(&slot.limits));
+            let room = rooms.fold(0_i64, i64::saturating_add);
+            let of_model = self.busy.iter().filter(|((_, id), _)| *id == model.id);
+            let in_flight: i64 = of_model.map(|(_, busy)| busy.calls).sum();
+            let open = OpenModel {
+                room: model.overload.most().saturating_sub(in_flight),
+                paced: pending > room,
+            };
+            self.opened.open.models.insert(model.id, open);
+        }
+    }
+}

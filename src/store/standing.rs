@@ -1,0 +1,409 @@
+//! How keys, slots and models stand: read once in a turn, changed by what ended and by what starts,
+//! and written back at its end.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::sqlite::SqliteConnection;
+
+use crate::domain::forecast::Capacity;
+use crate::domain::limits::{GivenLimits, Learned, LearnedLimit, Limits};
+use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome};
+use crate::domain::overload::Overload;
+use crate::domain::plan::{OpenSlot, Place};
+use crate::domain::slot::{Rests, Slot};
+use crate::domain::time::Timestamp;
+use crate::domain::today::Today;
+use crate::domain::tokens;
+use crate::domain::traffic::{Busy, Traffic};
+use crate::domain::window::Window;
+use crate::store::keys::{self, KeyRow};
+use crate::store::turn::{Ended, Policy};
+use crate::store::{StoreError, bulk};
+
+/// Slots by the row of the key that stands for the project, and of the model.
+pub(super) type Slots = HashMap<Place, Slot>;
+
+/// Keys and slots as a turn sees them.
+pub(super) struct Standing {
+    pub(super) keys: Vec<KeyRow>,
+    pub(super) slots: Slots,
+    changed: HashSet<Place>,
+}
+
+impl Standing {
+    pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Self, StoreError> {
+        Ok(Self {
+            keys: keys::all(connection).await?,
+            slots: read_slots(connection).await?,
+            changed: HashSet::new(),
+        })
+    }
+
+    /// Returns the row of the key that stands for the project of `key`.
+    pub(super) fn owner(&self, key: i64) -> i64 {
+        self.keys.iter().find(|row| row.id == key).map_or(key, |row| row.owner)
+    }
+
+    pub(super) fn slot(&mut self, place: Place) -> Slot {
+        self.slots.get(&place).cloned().unwrap_or_default()
+    }
+
+    /// Puts a slot in its place, to be written if it is other than before.
+    pub(super) fn put(&mut self, place: Place, slot: Slot) {
+        if self.slots.get(&place) != Some(&slot) {
+            self.slots.insert(place, slot);
+            self.changed.insert(place);
+        }
+    }
+
+    /// Forgets what counts no more at `today`.
+    pub(super) fn advance(&mut self, today: &Today) {
+        self.slots.values_mut().for_each(|slot| slot.traffic.advance(today));
+    }
+
+    /// Takes what a plan has noted in slots; calls were taken from `used`.
+    pub(super) fn take_back(&mut self, open: HashMap<Place, OpenSlot>, used: &HashSet<Place>) {
+        for (place, open) in open {
+            if used.contains(&place) {
+                self.changed.insert(place);
+                self.slots.entry(place).or_default().traffic = open.traffic;
+            } else if let Some(slot) = self.slots.get_mut(&place) {
+                slot.traffic = open.traffic;
+            }
+        }
+    }
+
+    /// Applies what attempts tell of their keys, slots and models.
+    pub(super) async fn after_attempts(
+        &mut self,
+        connection: &mut SqliteConnection,
+        ended: &[Ended],
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for ended in ended {
+            let place = (self.owner(ended.key), ended.model);
+            let mut slot = self.slot(place);
+            if let Some(usage) = ended.usage {
+                let difference = usage.prompt_tokens - ended.reserved;
+                slot.traffic.window.correct(difference, ended.claimed_at);
+            }
+            if let Some(consumer) = &ended.consumer {
+                self.note_project(connection, ended.key, consumer).await?;
+            }
+            match &ended.outcome {
+                Outcome::Answered => slot = slot.after_success(ended.started_at),
+                Outcome::Exhausted(exhaustion) => {
+                    slot.traffic.advance(&Today::at(now));
+                    let (began, rests) = (ended.started_at, &policy.rests);
+                    slot = slot.after_exhaustion(exhaustion, began, rests, now, ended.jitter);
+                    slot.learn(exhaustion, &ended.quotas, now);
+                }
+                Outcome::BadKey => {
+                    let reason = ended.message.as_deref().unwrap_or("the API refused the key");
+                    self.fail_key(connection, ended.key, reason).await?;
+                }
+                Outcome::Failed(_)
+                | Outcome::LocationRefused
+                | Outcome::FileRefused
+                | Outcome::FileExpired
+                | Outcome::Cut => {}
+            }
+            self.put(place, slot);
+        }
+        ease_models(connection, ended, now).await?;
+        keys::rest_after_use(connection, &mut self.keys, ended, policy.key_cooldown).await
+    }
+
+    /// Records that the API refused a key.
+    pub(super) async fn fail_key(
+        &mut self,
+        connection: &mut SqliteConnection,
+        key: i64,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        keys::fail(connection, key, reason).await?;
+        if let Some(key) = self.keys.iter_mut().find(|row| row.id == key) {
+            key.failed = Some(reason.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Records the project that the API counted a call of the key for.
+    async fn note_project(
+        &mut self,
+        connection: &mut SqliteConnection,
+        key: i64,
+        consumer: &str,
+    ) -> Result<(), StoreError> {
+        let row = self.keys.iter_mut().find(|row| row.id == key);
+        let Some(row) = row.filter(|row| row.consumer.as_deref() != Some(consumer)) else {
+            return Ok(());
+        };
+        sqlx::query("UPDATE keys SET consumer = ?2 WHERE id = ?1")
+            .bind(key)
+            .bind(consumer)
+            .execute(connection)
+            .await?;
+        row.consumer = Some(consumer.to_owned());
+        Ok(())
+    }
+
+    /// Applies a 429 of an upload that jobs of `models` wait for: the quota, when the upload began,
+    /// and a number in `0.0..1.0` that spreads delays.
+    pub(super) fn exhaust(
+        &mut self,
+        (key, models): (i64, &[i64]),
+        (exhaustion, started_at, jitter): (&Exhaustion, Timestamp, f64),
+        rests: &Rests,
+        now: Timestamp,
+    ) {
+        for model in models {
+            let place = (self.owner(key), *model);
+            let slot = self.slot(place);
+            self.put(place, slot.after_exhaustion(exhaustion, started_at, rests, now, jitter));
+        }
+    }
+
+    /// Returns the limits that hold for a slot: those that people give and those that 429s named.
+    pub(super) fn limits(
+        &self,
+        place: Place,
+        model: &str,
+        given: &GivenLimits,
+        now: Timestamp,
+    ) -> Limits {
+        let learned = self.slots.get(&place).map(|slot| slot.learned.limits(now));
+        let keys = self.keys.iter().filter(|key| key.owner == place.0);
+        let own = keys.map(|key| key.settings.limits.of(model));
+        let all = own.chain(learned).chain([given.of(model)]);
+        all.fold(Limits::default(), |one, other| one.and(&other))
+    }
+
+    /// Returns what all keys that are good may take together of `models`.
+    pub(super) fn capacity(
+        &self,
+        models: &[(i64, String)],
+        given: &GivenLimits,
+        today: &Today,
+    ) -> Capacity {
+        let mut owners: Vec<i64> =
+            self.keys.iter().filter(|key| key.is_alive()).map(|key| key.owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        let mut capacity = Capacity::default();
+        for (owner, (model, name)) in
+            owners.iter().flat_map(|owner| models.iter().map(move |it| (owner, it)))
+        {
+            let place = (*owner, *model);
+            let slot = self.slots.get(&place);
+            if slot.is_none_or(|slot| !slot.never) {
+                let limits = self.limits(place, name, given, today.now);
+                let day_calls = slot.map_or(0, |slot| slot.traffic.day_calls);
+                capacity = capacity.and_slot(&limits, day_calls);
+            }
+        }
+        capacity
+    }
+
+    /// Writes what changed.
+    pub(super) async fn write(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let rows: Vec<SlotRow> = self
+            .changed
+            .iter()
+            .filter_map(|place| Some(slot_row(*place, self.slots.get(place)?)))
+            .collect();
+        for rows in bulk::arrays(&rows)? {
+            sqlx::query(
+                "INSERT OR REPLACE INTO slots
+                        (key_id, model_id, streak, total, rest_until, is_full, is_never,
+                         exhausted_at, reason, learned, recent, next_at, day, day_calls)
+                 SELECT value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[1][0]',
+                        value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]',
+                        value ->> '$[1][4]', value ->> '$[1][5]', value ->> '$[2]',
+                        value -> '$[3]', value ->> '$[4]', value ->> '$[5][0]', value ->> '$[5][1]',
+                        value ->> '$[5][2]'
+                   FROM json_each(?1)",
+            )
+            .bind(rows)
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// The columns of a slot, in the order of the statement above.
+type SlotRow = (
+    Place,
+    (i64, i64, Option<i64>, i64, i64, Option<i64>),
+    Option<String>,
+    LearnedRow,
+    String,
+    (i64, i64, i64),
+);
+
+/// Limits, when they were named, and whether they were met.
+type LearnedRow = [Option<(i64, i64, bool)>; 3];
+
+fn slot_row(place: Place, slot: &Slot) -> SlotRow {
+    let time = |time: Option<Timestamp>| time.map(|time| time.0);
+    let Traffic { window, next_at, day, day_calls } = &slot.traffic;
+    (
+        place,
+        (
+            slot.streak,
+            slot.total,
+            time(slot.rest_until),
+            i64::from(slot.full),
+            i64::from(slot.never),
+            time(slot.exhausted_at),
+        ),
+        slot.reason.clone(),
+        slot.learned.0.map(|learned| learned.map(|it| (it.limit, it.at.0, it.met))),
+        window.to_text(),
+        (next_at.0, *day, *day_calls),
+    )
+}
+
+#[derive(sqlx::FromRow)]
+struct ReadSlot {
+    key_id: i64,
+    model_id: i64,
+    streak: i64,
+    total: i64,
+    rest_until: Option<i64>,
+    is_full: bool,
+    is_never: bool,
+    exhausted_at: Option<i64>,
+    reason: Option<String>,
+    learned: String,
+    recent: String,
+    next_at: i64,
+    day: i64,
+    day_calls: i64,
+}
+
+/// Reads all slots.
+pub(super) async fn read_slots(connection: &mut SqliteConnection) -> Result<Slots, StoreError> {
+    let rows: Vec<ReadSlot> = sqlx::query_as(
+        "SELECT key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at,
+                reason, learned, recent, next_at, day, day_calls
+           FROM slots",
+    )
+    .fetch_all(connection)
+    .await?;
+    let slot = |row: ReadSlot| {
+        let slot = Slot {
+            streak: row.streak,
+            total: row.total,
+            rest_until: row.rest_until.map(Timestamp),
+            full: row.is_full,
+            never: row.is_never,
+            exhausted_at: row.exhausted_at.map(Timestamp),
+            reason: row.reason,
+            learned: read_learned(&row.learned),
+            traffic: Traffic {
+                window: Window::from_text(&row.recent),
+                next_at: Timestamp(row.next_at),
+                day: row.day,
+                day_calls: row.day_calls,
+            },
+        };
+        ((row.key_id, row.model_id), slot)
+    };
+    Ok(rows.into_iter().map(slot).collect())
+}
+
+/// Reads limits; text of another form tells of none.
+fn read_learned(text: &str) -> Learned {
+    let row: LearnedRow = serde_json::from_str(text).unwrap_or_default();
+    let limit = |(limit, at, met)| LearnedLimit { limit, at: Timestamp(at), met };
+    Learned(row.map(|learned| learned.map(limit)))
+}
+
+/// Returns the calls in flight by key and model, by whichever process; those that started after
+/// `fresh` may still be refused.
+pub(super) async fn busy(
+    connection: &mut SqliteConnection,
+    fresh: Timestamp,
+) -> Result<HashMap<Place, Busy>, StoreError> {
+    let rows: Vec<(i64, i64, i64, i64, Option<i64>)> = sqlx::query_as(
+        "SELECT key_id, model_id, count(*), coalesce(sum(started_at > ?1), 0),
+                min(iif(started_at > ?1, started_at, NULL))
+           FROM jobs INDEXED BY jobs_running
+          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id",
+    )
+    .bind(fresh.0)
+    .fetch_all(connection)
+    .await?;
+    let busy = |(key, model, calls, fresh, first): (i64, i64, i64, i64, Option<i64>)| {
+        ((key, model), Busy { calls, fresh, first_fresh: first.map(Timestamp) })
+    };
+    Ok(rows.into_iter().map(busy).collect())
+}
+
+/// A model with pending jobs in scope.
+pub(super) struct Model {
+    pub(super) id: i64,
+    pub(super) name: String,
+    pub(super) overload: Overload,
+    /// Thousandths.
+    pub(super) token_rate: i64,
+}
+
+/// Applies what attempts tell of how much their models can take, and of how many tokens there are
+/// in what is sent to them.
+async fn ease_models(
+    connection: &mut SqliteConnection,
+    ended: &[Ended],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let told = |ended: &&Ended| is_overload(ended) || ended.outcome == Outcome::Answered;
+    let mut models: Vec<i64> = ended.iter().filter(told).map(|ended| ended.model).collect();
+    models.sort_unstable();
+    models.dedup();
+    for model in models {
+        let row: Option<(Option<i64>, Option<i64>, i64)> =
+            sqlx::query_as("SELECT allowed, lowered_at, token_rate FROM models WHERE id = ?1")
+                .bind(model)
+                .fetch_optional(&mut *connection)
+                .await?;
+        let Some((allowed, lowered_at, token_rate)) = row else { continue };
+        let before = (Overload { allowed, lowered_at: lowered_at.map(Timestamp) }, token_rate);
+        let (mut overload, mut token_rate) = before;
+        for ended in ended.iter().filter(|ended| ended.model == model) {
+            if is_overload(ended) {
+                let busy: i64 = sqlx::query_scalar(
+                    "SELECT count(*) FROM jobs INDEXED BY jobs_running
+                      WHERE state = 'running' AND model_id = ?1",
+                )
+                .bind(model)
+                .fetch_one(&mut *connection)
+                .await?;
+                overload = overload.after_overload(busy, ended.started_at, now);
+            } else if ended.outcome == Outcome::Answered {
+                overload = overload.after_success(ended.started_at);
+            }
+            if let Some(usage) = ended.usage {
+                token_rate = tokens::corrected(token_rate, ended.reserved, usage.prompt_tokens);
+            }
+        }
+        if (overload, token_rate) != before {
+            sqlx::query(
+                "UPDATE models SET allowed = ?2, lowered_at = ?3, token_rate = ?4 WHERE id = ?1",
+            )
+            .bind(model)
+            .bind(overload.allowed)
+            .bind(overload.lowered_at.map(|time| time.0))
+            .bind(token_rate)
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+fn is_overload(ended: &Ended) -> bool {
+    ended.outcome == Outcome::Failed(ErrorKind::Overloaded) || ended.http_status == Some(504)
+}
