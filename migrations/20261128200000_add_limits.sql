@@ -21,6 +21,8 @@ ALTER TABLE models ADD COLUMN token_rate INTEGER NOT NULL DEFAULT 1000;
 
 -- The project that the API named when it refused the key.
 ALTER TABLE keys ADD COLUMN consumer TEXT;
+-- A key that ran out in the same moment.
+ALTER TABLE keys ADD COLUMN twin_id INTEGER;
 
 CREATE TABLE key_settings (
     key_id          INTEGER NOT NULL REFERENCES keys (id) ON DELETE CASCADE,

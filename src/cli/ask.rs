@@ -316,10 +316,13 @@ impl Asking<'_> {
 
 /// Says once what the answer waits for.
 fn tell(event: &Event, told: &AtomicBool) {
-    if let Event::Turn { waiting: Some(waiting), .. } = event
+    let Event::Turn { waiting, held_until, .. } = event else { return };
+    let held = || Some(("the limits of the minute are reached", Some((*held_until)?)));
+    let rests = waiting.as_ref().map(|waiting| (waiting.reason.as_str(), waiting.until));
+    if let Some((reason, until)) = rests.or_else(held)
         && !told.swap(true, Ordering::Relaxed)
     {
-        let until = waiting.until.map(|until| until.to_string()).unwrap_or_default();
-        tracing::warn!(reason = waiting.reason, until, "the answer has to wait");
+        let until = until.map(|until| until.to_string()).unwrap_or_default();
+        tracing::warn!(reason, until, "the answer has to wait");
     }
 }

@@ -1,5 +1,6 @@
 //! `gq keys`, `gq retry`, `gq cancel`, `gq prune`, `gq mock`.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 
 use gq::config::NamedKey;
@@ -76,9 +77,10 @@ fn print_keys(context: &mut Context, args: &KeysArgs, views: &[KeyView]) -> Resu
     };
     context.out.data(&text)?;
     let twins = views.iter().filter_map(|key| Some((&key.name, key.same_project_as.as_ref()?)));
-    for (name, other) in twins.filter(|(name, other)| other < name) {
+    let pairs: BTreeSet<_> = twins.map(|(one, other)| (one.max(other), one.min(other))).collect();
+    for (name, other) in pairs {
         context.out.hint(format!(
-            "the API counts `{name}` and `{other}` for one project: `gq keys set {name} {other} \
+            "`{name}` and `{other}` seem to be keys of one project: `gq keys set {name} {other} \
              --project NAME` lets them share its limits"
         ));
     }

@@ -21,6 +21,7 @@ struct Told {
     counts: Counts,
     in_flight: usize,
     uploads: usize,
+    held_until: Option<Timestamp>,
     capacity: Option<Capacity>,
 }
 
@@ -55,6 +56,10 @@ impl Progress {
         Events::to(move |event| {
             log(event);
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(waiting) = told.begins_long_wait(event, gq::clock::now()) {
+                let until = waiting.until.map(|until| until.to_string()).unwrap_or_default();
+                tracing::warn!(until, "{}", waiting.reason);
+            }
             told.take(event);
             if let Event::Turn { counts, .. } = event {
                 let done = counts.total() - counts.unfinished();
@@ -71,11 +76,22 @@ impl Progress {
     }
 }
 
+/// A wait that is worth a line of the log.
+const LONG_WAIT: Duration = Duration::from_mins(5);
+
 impl Told {
+    /// Returns what an event says is waited for, where that is new and takes long.
+    fn begins_long_wait(&self, event: &Event, now: Timestamp) -> Option<Waiting> {
+        let Event::Turn { waiting: Some(waiting), .. } = event else { return None };
+        let is_long = waiting.until.is_none_or(|until| until.since(now) > LONG_WAIT);
+        Some(waiting.clone()).filter(|_| is_long && self.waiting.is_none())
+    }
+
     fn take(&mut self, event: &Event) {
         match event {
             Event::Failed { kind, .. } => *self.failures.entry(kind.as_str()).or_default() += 1,
-            Event::Turn { counts, in_flight, uploads, waiting, capacity } => {
+            Event::Turn { counts, in_flight, uploads, waiting, held_until, capacity } => {
+                self.held_until = *held_until;
                 self.capacity = capacity.or(self.capacity);
                 self.counts = *counts;
                 self.in_flight = *in_flight;
@@ -100,9 +116,10 @@ impl Told {
         if let Some(waiting) = self.waiting.as_ref().filter(|_| self.in_flight == 0) {
             let _ = write!(line, "; {}", waiting.reason);
             if let Some(until) = waiting.until {
-                let local = until.to_utc().with_timezone(&chrono::Local);
-                let _ = write!(line, "; next at {}", local.format("%H:%M:%S"));
+                let _ = write!(line, "; next at {}", local(until));
             }
+        } else if let Some(until) = self.held_until.filter(|_| self.in_flight == 0) {
+            let _ = write!(line, "; limits: next call at {}", local(until));
         }
         if let Some(text) = self.days(now) {
             let _ = write!(line, "; {text}");
@@ -116,6 +133,11 @@ impl Told {
         let forecast = Forecast::of(self.counts.unfinished(), self.capacity.as_ref()?, 0, &today)?;
         (forecast.done_at > today.ends).then(|| forecast::text(&forecast, now))
     }
+}
+
+/// Returns the time of day where the user is.
+fn local(time: Timestamp) -> impl std::fmt::Display {
+    time.to_utc().with_timezone(&chrono::Local).format("%H:%M:%S")
 }
 
 fn log(event: &Event) {
@@ -178,8 +200,22 @@ mod tests {
             in_flight: 0,
             uploads: 2,
             waiting: Some(waiting),
+            held_until: None,
             capacity: None,
         });
+        let end = Timestamp(1_800_000_000_000);
+        let wait = |until| Event::Turn {
+            counts: Counts::default(),
+            in_flight: 0,
+            uploads: 0,
+            waiting: Some(Waiting { reason: "it rests".into(), until: Some(until) }),
+            held_until: None,
+            capacity: None,
+        };
+        let before = Timestamp(end.0 - 400_000);
+        assert_eq!(told.begins_long_wait(&wait(end), before), None, "it waits already");
+        assert!(Told::default().begins_long_wait(&wait(end), before).is_some());
+        assert_eq!(Told::default().begins_long_wait(&wait(before), before), None);
         let line = told.line(Timestamp(0));
         assert!(
             line.starts_with(", 0 in flight, 2 uploading, 2 blocked; all 4 keys rest; next at "),

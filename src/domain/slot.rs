@@ -113,12 +113,8 @@ impl Slot {
     /// Learns from a 429 the limits that it names. The slot has to be advanced to `now` before.
     pub fn learn(&mut self, exhaustion: &Exhaustion, quotas: &[(Quota, i64)], now: Timestamp) {
         for &(quota, limit) in quotas {
-            let used = match quota {
-                Quota::Rpm => self.traffic.window.calls(),
-                Quota::Tpm => self.traffic.window.tokens(),
-                // It rests until the next day in any case, and the day has the same calls for all.
-                Quota::Rpd => limit,
-            };
+            // After a day's quota it rests until the next in any case, which has the same for all.
+            let used = if quota == Quota::Rpd { limit } else { self.traffic.used(quota) };
             self.learned.learn(quota, limit, used, now);
             if let (Quota::Rpm, Exhaustion::Short { delay: Some(delay) }) = (quota, exhaustion) {
                 let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);

@@ -115,6 +115,15 @@ impl Traffic {
         }
     }
 
+    /// Returns how much is used of `quota`.
+    pub fn used(&self, quota: Quota) -> i64 {
+        match quota {
+            Quota::Rpm => self.window.calls(),
+            Quota::Tpm => self.window.tokens(),
+            Quota::Rpd => self.day_calls,
+        }
+    }
+
     /// Returns how many more calls fit into the minute and the day.
     pub fn room(&self, limits: &Limits) -> i64 {
         let left = |limit: Option<i64>, used: i64| limit.map_or(i64::MAX, |limit| limit - used);

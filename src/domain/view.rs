@@ -294,7 +294,7 @@ pub struct KeyView {
     pub tier: Option<Tier>,
     /// Each model that was called with it, by name.
     pub models: Vec<ModelView>,
-    /// Another key that the API says is of the same project, though nobody told us so.
+    /// Another key that seems to be of the same project, though nobody told us so.
     pub same_project_as: Option<String>,
 }
 

@@ -1,6 +1,6 @@
 //! Which jobs start now: reads what is due and what may be used, lets the plan decide, writes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
@@ -11,7 +11,7 @@ use crate::domain::today::Today;
 use crate::domain::view::{Counts, UsedUp};
 use crate::store::due::{self, Scope, State};
 use crate::store::estimate;
-use crate::store::keys;
+use crate::store::keys::{self, KeyRow};
 use crate::store::needs::{Needs, Room};
 use crate::store::opening::{self, Opened, Wake};
 use crate::store::standing::Standing;
@@ -36,9 +36,9 @@ pub(super) async fn claim(
     let State { counts, used, next_call_at, has_media, .. } =
         due::state(connection, policy.scope).await?;
     report.counts = counts;
-    let is_own = |key: &i64| request.keys.contains(key);
-    let own = standing.keys.iter().filter(|key| is_own(&key.id));
-    report.keys_alive = own.filter(|key| key.is_alive()).count();
+    let own: HashSet<i64> = request.keys.iter().copied().collect();
+    let is_usable = |key: &&KeyRow| own.contains(&key.id) && key.is_alive();
+    report.keys_alive = standing.keys.iter().filter(is_usable).count();
     let left = budget_left(policy, &used, counts.running);
     report.budget_reached = left == 0;
     if counts.pending == 0 || request.capacity == 0 {
@@ -54,7 +54,7 @@ pub(super) async fn claim(
         }
     }
     let today = Today::at(now);
-    let keys = (request.keys.as_slice(), counts.pending);
+    let keys = (&own, counts.pending);
     let mut opened = opening::open(connection, standing, keys, policy, today, &mut wake).await?;
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
     let look = Look { scope: policy.scope, now, calls, ahead };
@@ -75,6 +75,7 @@ pub(super) async fn claim(
     let plan = plan::plan(candidates, &mut opened.open, bounds, today);
     if let Some(next) = plan.next_at {
         wake.at(next);
+        report.held_until = Some(next).filter(|_| plan.calls.is_empty());
     }
     report.wake_at = wake.earliest;
     standing.take_back(opened.open.slots, &plan.used);

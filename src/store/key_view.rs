@@ -76,6 +76,7 @@ pub(super) fn as_recorded(
                 settings: KeySettings::default(),
                 owner: NO_ROW,
                 consumer: None,
+                twin: None,
             },
         };
         row.environment = key.settings.clone();
@@ -125,10 +126,11 @@ pub(super) async fn views(
         .collect())
 }
 
-/// Returns another key that the API says is of the same project, though it is counted apart.
+/// Returns another key that seems to be of the same project, though it is counted apart.
 fn same_project(row: &KeyRow, all: &[KeyRow]) -> Option<String> {
     let is_same = |other: &&KeyRow| {
-        other.owner != row.owner && row.consumer.is_some() && other.consumer == row.consumer
+        let is_named = row.consumer.is_some() && other.consumer == row.consumer;
+        other.owner != row.owner && (is_named || row.twin == Some(other.id))
     };
     all.iter().find(is_same).map(|other| other.name.clone())
 }
@@ -192,12 +194,7 @@ fn limit_view(
     quota: Quota,
     today: &Today,
 ) -> Option<LimitView> {
-    let traffic = &slot.traffic;
-    let used = match quota {
-        Quota::Rpm => traffic.window.calls(),
-        Quota::Tpm => traffic.window.tokens(),
-        Quota::Rpd => traffic.day_calls,
-    };
+    let used = slot.traffic.used(quota);
     let given = project.iter().filter_map(|row| {
         let limit = row.settings.limits.of(model).of(quota)?;
         let is_found = row.environment.limits.of(model).of(quota).is_some();

@@ -62,6 +62,8 @@ pub struct KeyRow {
     pub owner: i64,
     /// The project that the API named when it refused the key.
     pub consumer: Option<String>,
+    /// The row of a key that ran out in the same moment, where that leaves no other explanation.
+    pub twin: Option<i64>,
 }
 
 impl KeyRow {
@@ -300,7 +302,7 @@ async fn renew(
         }
         sqlx::query(
             "UPDATE keys SET fingerprint = ?2, failed_reason = NULL, cooldown_until = NULL,
-                    consumer = NULL, exhausted_count = 0, total_exhausted_count = 0, available_at = NULL,
+                    consumer = NULL, twin_id = NULL, exhausted_count = 0, total_exhausted_count = 0, available_at = NULL,
                     status = CASE disabled WHEN 1 THEN 'disabled' ELSE 'available' END,
                     reason = NULL
               WHERE id = ?1",
@@ -338,6 +340,7 @@ pub(super) async fn fail(
 pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRow>, StoreError> {
     let rows: Vec<ReadKey> = sqlx::query_as(
         "SELECT k.id, k.name, k.disabled, k.failed_reason, k.cooldown_until, k.consumer,
+                k.twin_id,
                 coalesce(e.rpm, '') AS rpm, coalesce(e.tpm, '') AS tpm,
                 coalesce(e.rpd, '') AS rpd, e.project, e.tier,
                 coalesce(c.rpm, '') AS own_rpm, coalesce(c.tpm, '') AS own_tpm,
@@ -380,6 +383,7 @@ struct ReadKey {
     failed_reason: Option<String>,
     cooldown_until: Option<i64>,
     consumer: Option<String>,
+    twin_id: Option<i64>,
     rpm: String,
     tpm: String,
     rpd: String,
@@ -409,6 +413,7 @@ impl ReadKey {
             set,
             owner: self.id,
             consumer: self.consumer,
+            twin: self.twin_id,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What may be used in this turn: keys and slots that neither rest nor have had their day.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -64,7 +64,7 @@ impl Opened {
 pub(super) async fn open(
     connection: &mut SqliteConnection,
     standing: &mut Standing,
-    (own, pending): (&[i64], i64),
+    (own, pending): (&HashSet<i64>, i64),
     policy: &Policy,
     today: Today,
     wake: &mut Wake,
@@ -168,7 +168,7 @@ impl Opening<'_> {
 
     /// Returns the calls in flight of all keys of a project.
     fn busy_of(&self, (owner, model): Place) -> Busy {
-        let keys = self.standing.keys.iter().filter(|key| key.owner == owner);
+        let keys = self.standing.project(owner);
         let all = keys.filter_map(|key| self.busy.get(&(key.id, model)));
         all.fold(Busy::default(), |sum, busy| Busy {
             calls: sum.calls + busy.calls,
@@ -178,7 +178,7 @@ impl Opening<'_> {
     }
 
     fn is_paid(&self, owner: i64) -> bool {
-        let mut keys = self.standing.keys.iter().filter(|key| key.owner == owner);
+        let mut keys = self.standing.project(owner);
         keys.any(|key| key.settings.tier == Some(Tier::Paid))
     }
 

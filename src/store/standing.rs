@@ -2,6 +2,7 @@
 //! and written back at its end.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -20,6 +21,9 @@ use crate::store::keys::{self, KeyRow};
 use crate::store::turn::{Ended, Policy};
 use crate::store::{StoreError, bulk};
 
+/// Keys of one project run out within so long.
+const SAME_MOMENT: Duration = Duration::from_secs(2);
+
 /// Slots by the row of the key that stands for the project, and of the model.
 pub(super) type Slots = HashMap<Place, Slot>;
 
@@ -27,21 +31,41 @@ pub(super) type Slots = HashMap<Place, Slot>;
 pub(super) struct Standing {
     pub(super) keys: Vec<KeyRow>,
     pub(super) slots: Slots,
+    /// Where the keys of each project stand, by the row of the first.
+    projects: HashMap<i64, Vec<usize>>,
+    /// Where each key stands, by its row.
+    places: HashMap<i64, usize>,
     changed: HashSet<Place>,
 }
 
 impl Standing {
     pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Self, StoreError> {
+        let keys = keys::all(connection).await?;
+        let mut projects: HashMap<i64, Vec<usize>> = HashMap::new();
+        for (index, key) in keys.iter().enumerate() {
+            projects.entry(key.owner).or_default().push(index);
+        }
         Ok(Self {
-            keys: keys::all(connection).await?,
             slots: read_slots(connection).await?,
+            projects,
+            places: keys.iter().enumerate().map(|(index, key)| (key.id, index)).collect(),
+            keys,
             changed: HashSet::new(),
         })
     }
 
     /// Returns the row of the key that stands for the project of `key`.
-    pub(super) fn owner(&self, key: i64) -> i64 {
-        self.keys.iter().find(|row| row.id == key).map_or(key, |row| row.owner)
+    fn owner(&self, key: i64) -> i64 {
+        self.places.get(&key).map_or(key, |index| self.keys[*index].owner)
+    }
+
+    fn key_mut(&mut self, key: i64) -> Option<&mut KeyRow> {
+        self.places.get(&key).map(|index| &mut self.keys[*index])
+    }
+
+    /// Returns the keys of the project that the key `owner` stands for.
+    pub(super) fn project(&self, owner: i64) -> impl Iterator<Item = &KeyRow> {
+        self.projects.get(&owner).into_iter().flatten().map(|index| &self.keys[*index])
     }
 
     pub(super) fn slot(&mut self, place: Place) -> Slot {
@@ -95,6 +119,7 @@ impl Standing {
                 Outcome::Answered => slot = slot.after_success(ended.started_at),
                 Outcome::Exhausted(exhaustion) => {
                     slot.traffic.advance(&Today::at(now));
+                    self.note_twin(connection, ended, &slot, now).await?;
                     let (began, rests) = (ended.started_at, &policy.rests);
                     slot = slot.after_exhaustion(exhaustion, began, rests, now, ended.jitter);
                     slot.learn(exhaustion, &ended.quotas, now);
@@ -123,7 +148,7 @@ impl Standing {
         reason: &str,
     ) -> Result<(), StoreError> {
         keys::fail(connection, key, reason).await?;
-        if let Some(key) = self.keys.iter_mut().find(|row| row.id == key) {
+        if let Some(key) = self.key_mut(key) {
             key.failed = Some(reason.to_owned());
         }
         Ok(())
@@ -136,7 +161,7 @@ impl Standing {
         key: i64,
         consumer: &str,
     ) -> Result<(), StoreError> {
-        let row = self.keys.iter_mut().find(|row| row.id == key);
+        let row = self.key_mut(key);
         let Some(row) = row.filter(|row| row.consumer.as_deref() != Some(consumer)) else {
             return Ok(());
         };
@@ -146,6 +171,34 @@ impl Standing {
             .execute(connection)
             .await?;
         row.consumer = Some(consumer.to_owned());
+        Ok(())
+    }
+
+    /// Records another key that ran out of the same in the same moment, if what was used of this one
+    /// does not explain its 429: the two may be of one project.
+    async fn note_twin(
+        &self,
+        connection: &mut SqliteConnection,
+        ended: &Ended,
+        slot: &Slot,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut quotas = ended.quotas.iter();
+        if !quotas.any(|(quota, limit)| slot.traffic.used(*quota) < *limit) {
+            return Ok(());
+        }
+        let owner = self.owner(ended.key);
+        let ran_out = |(place, other): &(&Place, &Slot)| {
+            let moment = |at: Timestamp| now.since(at) <= SAME_MOMENT;
+            place.1 == ended.model && place.0 != owner && other.exhausted_at.is_some_and(moment)
+        };
+        if let Some((twin, _)) = self.slots.iter().find(ran_out) {
+            sqlx::query("UPDATE keys SET twin_id = ?2 WHERE id = ?1 AND twin_id IS NOT ?2")
+                .bind(ended.key)
+                .bind(twin.0)
+                .execute(connection)
+                .await?;
+        }
         Ok(())
     }
 
@@ -174,8 +227,7 @@ impl Standing {
         now: Timestamp,
     ) -> Limits {
         let learned = self.slots.get(&place).map(|slot| slot.learned.limits(now));
-        let keys = self.keys.iter().filter(|key| key.owner == place.0);
-        let own = keys.map(|key| key.settings.limits.of(model));
+        let own = self.project(place.0).map(|key| key.settings.limits.of(model));
         let all = own.chain(learned).chain([given.of(model)]);
         all.fold(Limits::default(), |one, other| one.and(&other))
     }

@@ -219,6 +219,8 @@ pub struct TurnReport {
     pub wake_at: Option<Timestamp>,
     /// What due jobs wait for, where it is the keys.
     pub waiting: Option<Waiting>,
+    /// Until when limits hold back all that is due, apart from keys that rest.
+    pub held_until: Option<Timestamp>,
     /// What the slots may take together, at an audit of a queue that goes on.
     pub capacity: Option<Capacity>,
     /// Whether a limit of the budget is reached.

@@ -316,6 +316,7 @@ impl<'a> Dispatcher<'a> {
             in_flight: self.in_flight.len(),
             uploads: self.preparations.uploads(),
             waiting: report.waiting.clone(),
+            held_until: report.held_until,
             capacity: report.capacity,
         });
         self.schedule(&report);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::domain::forecast::Capacity;
 use crate::domain::job::Transition;
 use crate::domain::outcome::{ErrorKind, Outcome};
+use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, Waiting};
 use crate::store::Settled;
 
@@ -90,6 +91,8 @@ pub enum Event {
         uploads: usize,
         /// What the queue waits for.
         waiting: Option<Waiting>,
+        /// Until when limits hold back all that is due.
+        held_until: Option<Timestamp>,
         /// What the slots may take together, now and then.
         capacity: Option<Capacity>,
     },

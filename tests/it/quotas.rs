@@ -240,13 +240,13 @@ fn a_model_that_rests_delays_no_other() {
 }
 
 #[test]
-fn the_api_tells_that_two_keys_are_of_one_project() {
+fn keys_that_seem_to_be_of_one_project_are_told_of() {
     let off = json!({"project": "p", "status": "service_disabled"});
     let env = two_keys(&json!({"keys": {"secret-one": off, "secret-two": off}}));
     env.prompts("in.jsonl", &numbered(2));
     env.gq(&["run", "in.jsonl"]).exits(6);
     let ran = env.gq(&["keys"]).exits(0);
-    let hint = "the API counts `GEMINI_API_KEY_2` and `GEMINI_API_KEY_1` for one project";
+    let hint = "`GEMINI_API_KEY_2` and `GEMINI_API_KEY_1` seem to be keys of one project";
     assert!(ran.stderr.contains(hint), "{}", ran.stderr);
     let set = ["keys", "set", "GEMINI_API_KEY_1", "GEMINI_API_KEY_2", "--project", "p"];
     assert!(!env.gq(&set).exits(0).stderr.contains("one project"));
@@ -269,4 +269,25 @@ fn prices_of_ones_own_count() {
     env.write("bad.toml", "flex = 0.5\n");
     let ran = env.gq(&["run", "in.jsonl", "--prices", "bad.toml"]).exits(2);
     assert!(ran.stderr.contains("bad.toml"), "{}", ran.stderr);
+}
+
+#[test]
+fn keys_that_run_out_together_may_be_of_one_project() {
+    for together in [true, false] {
+        let project = |name: &str| json!({"project": name});
+        let other = if together { "p" } else { "q" };
+        let env = two_keys(&json!({
+            "quota": {"rpm": 4}, "keys": {"secret-one": project("p"), "secret-two": project(other)}
+        }));
+        env.prompts("in.jsonl", &numbered(12));
+        env.gq(&["enqueue", "in.jsonl"]).exits(0);
+        let worker = env.spawn(&["work"]);
+        wait_until("both keys to rest", LIMIT, || {
+            env.count("SELECT count(*) FROM sqlite_schema WHERE name = 'slots'") == 1
+                && env.count("SELECT count(*) FROM slots WHERE streak > 0") == 2
+        });
+        worker.kill();
+        let told = env.gq(&["keys"]).exits(0).stderr;
+        assert_eq!(told.contains("seem to be keys of one project"), together, "{told}");
+    }
 }

@@ -235,6 +235,7 @@ fn jobs_of_an_older_database_are_checked_too() {
         "ALTER TABLE models DROP COLUMN lowered_at",
         "ALTER TABLE models DROP COLUMN token_rate",
         "ALTER TABLE keys DROP COLUMN consumer",
+        "ALTER TABLE keys DROP COLUMN twin_id",
         "DROP TABLE key_settings",
         "DROP VIEW job_results",
         "CREATE VIEW job_results AS SELECT 1",
