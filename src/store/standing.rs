@@ -174,8 +174,8 @@ impl Standing {
         Ok(())
     }
 
-    /// Records another key that ran out of the same in the same moment, if what was used of this one
-    /// does not explain its 429: the two may be of one project.
+    /// Records another key that ran out in the same moment, if what was used of one of them does not
+    /// explain its 429: the two may be of one project.
     async fn note_twin(
         &self,
         connection: &mut SqliteConnection,
@@ -184,13 +184,15 @@ impl Standing {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut quotas = ended.quotas.iter();
-        if !quotas.any(|(quota, limit)| slot.traffic.used(*quota) < *limit) {
-            return Ok(());
-        }
+        let unexplained = quotas.any(|(quota, limit)| slot.traffic.used(*quota) < *limit);
+        let is_now = |at: Timestamp| now.since(at) <= SAME_MOMENT;
         let owner = self.owner(ended.key);
         let ran_out = |(place, other): &(&Place, &Slot)| {
-            let moment = |at: Timestamp| now.since(at) <= SAME_MOMENT;
-            place.1 == ended.model && place.0 != owner && other.exhausted_at.is_some_and(moment)
+            let mut learned = other.learned.0.iter().flatten();
+            place.1 == ended.model
+                && place.0 != owner
+                && other.exhausted_at.is_some_and(is_now)
+                && (unexplained || learned.any(|limit| !limit.met && is_now(limit.at)))
         };
         if let Some((twin, _)) = self.slots.iter().find(ran_out) {
             sqlx::query("UPDATE keys SET twin_id = ?2 WHERE id = ?1 AND twin_id IS NOT ?2")
