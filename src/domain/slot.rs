@@ -54,6 +54,16 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Forgets what counts no more. What lies in the future was noted under a wrong clock, and is
+    /// taken for now.
+    pub fn advance(&mut self, today: &Today) {
+        self.traffic.advance(today);
+        self.exhausted_at = self.exhausted_at.map(|at| at.min(today.now));
+        for learned in self.learned.0.iter_mut().flatten() {
+            learned.at = learned.at.min(today.now);
+        }
+    }
+
     /// Returns whether the slot may be used at `now`.
     pub fn is_usable(&self, rests: &Rests, now: Timestamp) -> bool {
         !self.never && self.rest_end(rests, now).is_none()
@@ -257,7 +267,11 @@ mod tests {
 
     #[test]
     fn a_rest_set_under_a_wrong_clock_is_over() {
-        let slot = hit(Slot::default(), &short(None), 9_999_999_999_999, 10_000_000_000_000);
+        let mut slot = hit(Slot::default(), &short(None), 9_999_999_999_999, 10_000_000_000_000);
+        slot.learn(&Exhaustion::Day, &[(Quota::Rpd, 20)], Timestamp(10_000_000_000_000));
         assert!(slot.is_usable(&RESTS, Timestamp(1_000)));
+        slot.advance(&Today::at(Timestamp(1_000)));
+        assert_eq!(slot.learned.0[2].unwrap().at, Timestamp(1_000));
+        assert_eq!(slot.after_success(Timestamp(1_001)).streak, 0, "a success counts again");
     }
 }

@@ -27,7 +27,7 @@ const AHEAD: usize = 256;
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
     request: &TurnRequest,
-    moment: Moment,
+    (moment, today): (Moment, Today),
     policy: &Policy,
     standing: &mut Standing,
     report: &mut TurnReport,
@@ -53,7 +53,6 @@ pub(super) async fn claim(
             wake.at(due);
         }
     }
-    let today = Today::at(now);
     let keys = (&own, counts.pending);
     let mut opened = opening::open(connection, standing, keys, policy, today, &mut wake).await?;
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };

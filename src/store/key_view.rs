@@ -103,11 +103,8 @@ pub(super) async fn views(
     rests: &Rests,
     now: Timestamp,
 ) -> Result<Vec<KeyView>, StoreError> {
-    let mut slots = read_slots(&mut *connection).await?;
     let today = Today::at(now);
-    for slot in slots.values_mut() {
-        slot.traffic.advance(&today);
-    }
+    let slots = read_slots(&mut *connection, &today).await?;
     let models: Vec<(i64, String, bool)> = sqlx::query_as(
         "SELECT id, name,
                 EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)

@@ -72,7 +72,6 @@ pub(super) async fn open(
     let models = due::models(connection, policy.scope).await?;
     let fresh = today.now.0 - i64::try_from(REFUSAL.as_millis()).unwrap_or(0);
     let busy = standing::busy(connection, Timestamp(fresh)).await?;
-    standing.advance(&today);
     let mut opening = Opening {
         standing,
         policy,

@@ -39,14 +39,18 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Self, StoreError> {
+    /// Reads them as they stand at `today`.
+    pub(super) async fn read(
+        connection: &mut SqliteConnection,
+        today: &Today,
+    ) -> Result<Self, StoreError> {
         let keys = keys::all(connection).await?;
         let mut projects: HashMap<i64, Vec<usize>> = HashMap::new();
         for (index, key) in keys.iter().enumerate() {
             projects.entry(key.owner).or_default().push(index);
         }
         Ok(Self {
-            slots: read_slots(connection).await?,
+            slots: read_slots(connection, today).await?,
             projects,
             places: keys.iter().enumerate().map(|(index, key)| (key.id, index)).collect(),
             keys,
@@ -78,11 +82,6 @@ impl Standing {
             self.slots.insert(place, slot);
             self.changed.insert(place);
         }
-    }
-
-    /// Forgets what counts no more at `today`.
-    pub(super) fn advance(&mut self, today: &Today) {
-        self.slots.values_mut().for_each(|slot| slot.traffic.advance(today));
     }
 
     /// Takes what a plan has noted in slots; calls were taken from `used`.
@@ -118,7 +117,6 @@ impl Standing {
             match &ended.outcome {
                 Outcome::Answered => slot = slot.after_success(ended.started_at),
                 Outcome::Exhausted(exhaustion) => {
-                    slot.traffic.advance(&Today::at(now));
                     self.note_twin(connection, ended, &slot, now).await?;
                     let (began, rests) = (ended.started_at, &policy.rests);
                     slot = slot.after_exhaustion(exhaustion, began, rests, now, ended.jitter);
@@ -338,8 +336,11 @@ struct ReadSlot {
     day_calls: i64,
 }
 
-/// Reads all slots.
-pub(super) async fn read_slots(connection: &mut SqliteConnection) -> Result<Slots, StoreError> {
+/// Reads all slots as they stand at `today`.
+pub(super) async fn read_slots(
+    connection: &mut SqliteConnection,
+    today: &Today,
+) -> Result<Slots, StoreError> {
     let rows: Vec<ReadSlot> = sqlx::query_as(
         "SELECT key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at,
                 reason, learned, recent, next_at, day, day_calls
@@ -348,7 +349,7 @@ pub(super) async fn read_slots(connection: &mut SqliteConnection) -> Result<Slot
     .fetch_all(connection)
     .await?;
     let slot = |row: ReadSlot| {
-        let slot = Slot {
+        let mut slot = Slot {
             streak: row.streak,
             total: row.total,
             rest_until: row.rest_until.map(Timestamp),
@@ -364,6 +365,7 @@ pub(super) async fn read_slots(connection: &mut SqliteConnection) -> Result<Slot
                 day_calls: row.day_calls,
             },
         };
+        slot.advance(today);
         ((row.key_id, row.model_id), slot)
     };
     Ok(rows.into_iter().map(slot).collect())

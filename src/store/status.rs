@@ -57,8 +57,7 @@ impl Store {
     /// Returns what the keys of the database may take together, for models with unfinished jobs.
     async fn capacity(&self, today: &Today) -> Result<Capacity, StoreError> {
         let mut connection = self.readers.acquire().await?;
-        let mut standing = Standing::read(&mut connection).await?;
-        standing.advance(today);
+        let standing = Standing::read(&mut connection, today).await?;
         let models: Vec<(i64, String)> = sqlx::query_as(
             "SELECT id, name FROM models AS m
               WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)

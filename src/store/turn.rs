@@ -12,6 +12,7 @@ use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
 use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
+use crate::domain::today::Today;
 use crate::domain::view::{Counts, Waiting};
 use crate::store::due::Scope;
 use crate::store::media::{ClaimedMedia, FileStamp};
@@ -248,8 +249,9 @@ async fn run(
 ) -> Result<TurnReport, StoreError> {
     let (worker, audit) = (request.worker, request.audit);
     let moment = (request.moment)();
+    let today = Today::at(moment.now);
     let mut report = TurnReport::default();
-    let mut standing = Standing::read(connection).await?;
+    let mut standing = Standing::read(connection, &today).await?;
     pieces::append(connection, &std::mem::take(&mut request.pieces)).await?;
     let ended = std::mem::take(&mut request.ended);
     if !ended.is_empty() {
@@ -281,7 +283,8 @@ async fn run(
     if let Some(last_call) = request.last_call {
         claim::keep_interval(connection, last_call, policy.api_call_interval).await?;
     }
-    claim::claim(connection, &request, moment, &policy, &mut standing, &mut report).await?;
+    let times = (moment, today);
+    claim::claim(connection, &request, times, &policy, &mut standing, &mut report).await?;
     standing.write(connection).await?;
     if audit
         || limited
