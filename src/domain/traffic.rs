@@ -179,10 +179,10 @@ pub fn cautious(calls: i64, busy: &Busy, knows_limit: bool) -> Option<Timestamp>
     let most = match taken {
         // It may be out for the day.
         0 => 1,
-        // Each call that was taken lets two more go: their number doubles with each round.
-        _ if knows_limit => 2 * taken,
-        ..FEW => 2,
-        _ => taken / 4,
+        // Limits that nobody speaks of are mostly those of free keys, which are low.
+        ..FEW if !knows_limit => 2,
+        // Each call that was taken lets one more go: their number doubles with each round.
+        _ => taken,
     };
     if busy.fresh < most {
         return None;
@@ -350,11 +350,12 @@ mod tests {
         assert_eq!([may(0, &fresh(0)), may(1, &fresh(0))], [None, None]);
         assert_eq!([may(1, &fresh(1)), may(2, &fresh(1))], [later, None]);
         assert_eq!([may(3, &fresh(2)), may(25, &fresh(2))], [later, later]);
-        assert_eq!([may(26, &fresh(2)), may(110, &fresh(10))], [None, None]);
+        assert_eq!([may(26, &fresh(2)), may(61, &fresh(30))], [None, None]);
+        assert_eq!(may(60, &fresh(30)), later, "as many as were taken");
         let slow = Busy { calls: 9, fresh: 1, first_fresh: Some(Timestamp(7)) };
         assert_eq!(may(9, &slow), None, "calls that were not refused are as good as answered");
-        assert_eq!(cautious(6, &fresh(4), true), later);
-        assert_eq!(cautious(7, &fresh(4), true), None);
+        assert_eq!(cautious(8, &fresh(4), true), later);
+        assert_eq!(cautious(9, &fresh(4), true), None);
     }
 
     proptest! {

@@ -56,7 +56,7 @@ pub(super) async fn claim(
     let keys = (&own, counts.pending);
     let mut opened = opening::open(connection, standing, keys, policy, today, &mut wake).await?;
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
-    let look = Look { scope: policy.scope, now, calls, ahead };
+    let look = Look { scope: policy.scope, now, calls, ahead, pending: counts.pending };
     let mut candidates = candidates(connection, look, &opened, &mut wake).await?;
     estimate::tokens(connection, &mut candidates, &opened).await?;
     report.waiting = opened.waiting(&wake);
@@ -123,6 +123,8 @@ struct Look {
     calls: usize,
     /// Jobs to look at beyond those.
     ahead: usize,
+    /// All that are pending in scope.
+    pending: i64,
 }
 
 /// Returns how many calls the budget still allows; calls in flight count as made.
@@ -143,11 +145,12 @@ fn budget_left(policy: &Policy, used: &UsedUp, running: i64) -> usize {
 /// more could start than are due.
 async fn candidates(
     connection: &mut SqliteConnection,
-    Look { scope, now, calls, ahead }: Look,
+    Look { scope, now, calls, ahead, pending }: Look,
     opened: &Opened,
     wake: &mut Wake,
 ) -> Result<Vec<Candidate>, StoreError> {
     let mut candidates = Vec::new();
+    let mut short = Vec::new();
     for model in opened.models.iter().map(|model| model.id) {
         let is_open = opened.open.keys.iter().any(|key| key.slot.1 == model);
         let wanted = if is_open { calls + ahead } else { 0 };
@@ -155,12 +158,18 @@ async fn candidates(
             continue;
         }
         let mut found = due::due(connection, scope, model, now, wanted).await?;
-        if found.len() < wanted
-            && let Some(next) = due::next_due(connection, scope, model, now).await?
-        {
-            wake.at(next);
+        if found.len() < wanted {
+            short.push(model);
         }
         candidates.append(&mut found);
+    }
+    // Mostly all that there is is due.
+    if i64::try_from(candidates.len()).is_ok_and(|found| found < pending) {
+        for model in short {
+            if let Some(next) = due::next_due(connection, scope, model, now).await? {
+                wake.at(next);
+            }
+        }
     }
     Ok(candidates)
 }
