@@ -16,6 +16,9 @@ ALTER TABLE slots ADD COLUMN day_calls INTEGER NOT NULL DEFAULT 0;
 -- Thousandths of calls that may be in flight; null where they are not limited.
 ALTER TABLE models ADD COLUMN allowed INTEGER;
 ALTER TABLE models ADD COLUMN lowered_at INTEGER;
+-- Overloads in a row with one call at a time, and until when none is made.
+ALTER TABLE models ADD COLUMN overloads INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE models ADD COLUMN rest_until INTEGER;
 -- Tokens that calls had, in thousandths of those that they were expected to have.
 ALTER TABLE models ADD COLUMN token_rate INTEGER NOT NULL DEFAULT 1000;
 

@@ -97,7 +97,7 @@ pub(crate) enum Command {
     ///
     /// The first SIGINT or SIGTERM lets the calls in flight end, the second cuts them. Several
     /// `gq work` on one database share jobs, keys and limits.
-    Work(WorkArgs),
+    Work(Box<WorkArgs>),
     /// Enqueue a file, work it off and give its results in one go
     ///
     /// Run again after an interruption, it goes on where it was.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gq::domain::forecast::{Capacity, Forecast};
 use gq::domain::time::Timestamp;
 use gq::domain::today::Today;
 use gq::domain::view::{Counts, Waiting};
 use gq::worker::{Event, Events};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::forecast;
 
@@ -23,35 +23,41 @@ struct Told {
     uploads: usize,
     held_until: Option<Timestamp>,
     capacity: Option<Capacity>,
+    printed: Option<Instant>,
 }
+
+/// How often progress is printed where it cannot be redrawn.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// Shows what a worker tells of itself.
 pub(crate) struct Progress {
     bar: ProgressBar,
+    /// Whether lines are printed instead of a bar: stderr is no terminal.
+    plain: bool,
 }
 
 impl Progress {
     /// Starts a progress line on stderr, if `visible`.
-    pub(crate) fn start(visible: bool) -> Self {
-        let target = if visible {
+    pub(crate) fn start(visible: bool, is_terminal: bool) -> Self {
+        let target = if visible && is_terminal {
             ProgressDrawTarget::stderr_with_hz(8)
         } else {
             ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        let template = "{bar:24} {pos}/{len} {per_sec}, {eta} left{msg}";
         bar.set_style(
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            ProgressStyle::with_template("{bar:24} {pos}/{len} {per_sec}{msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        if visible {
+        if visible && is_terminal {
             bar.enable_steady_tick(Duration::from_millis(250));
         }
-        Self { bar }
+        Self { bar, plain: visible && !is_terminal }
     }
 
     /// Returns where a worker's events go.
     pub(crate) fn events(&self) -> Events {
-        let bar = self.bar.clone();
+        let (bar, plain) = (self.bar.clone(), self.plain);
         let told = Arc::new(Mutex::new(Told::default()));
         Events::to(move |event| {
             log(event);
@@ -65,7 +71,11 @@ impl Progress {
                 let done = counts.total() - counts.unfinished();
                 bar.set_length(u64::try_from(counts.total()).unwrap_or(0));
                 bar.set_position(u64::try_from(done).unwrap_or(0));
-                bar.set_message(told.line(gq::clock::now()));
+                let line = told.line(bar.eta(), gq::clock::now());
+                if plain && told.is_time_to_print(Instant::now()) {
+                    super::log::write(format!("{done}/{}{line}\n", counts.total()).as_bytes());
+                }
+                bar.set_message(line);
             }
         })
     }
@@ -80,6 +90,16 @@ impl Progress {
 const LONG_WAIT: Duration = Duration::from_mins(5);
 
 impl Told {
+    /// Returns whether the last line was printed long enough ago, or all is done, and notes the time.
+    fn is_time_to_print(&mut self, now: Instant) -> bool {
+        let is_done = self.counts.unfinished() == 0;
+        let is_time = is_done || self.printed.is_none_or(|printed| now - printed >= EVERY);
+        if is_time {
+            self.printed = Some(now);
+        }
+        is_time
+    }
+
     /// Returns what an event says is waited for, where that is new and takes long.
     fn begins_long_wait(&self, event: &Event, now: Timestamp) -> Option<Waiting> {
         let Event::Turn { waiting: Some(waiting), .. } = event else { return None };
@@ -103,10 +123,13 @@ impl Told {
     }
 
     /// Returns what follows the bar: calls in flight, failures by kind, what is waited for.
-    fn line(&self, now: Timestamp) -> String {
+    fn line(&self, left: Duration, now: Timestamp) -> String {
         // Writing to a string cannot fail.
         use std::fmt::Write as _;
-        let mut line = format!(", {} in flight", self.in_flight);
+        let is_held = self.waiting.is_some() || self.held_until.is_some();
+        let left = Some(left).filter(|left| !left.is_zero() && !is_held);
+        let left = left.map(|left| format!(", {} left", HumanDuration(left)));
+        let mut line = format!("{}, {} in flight", left.unwrap_or_default(), self.in_flight);
         if self.uploads > 0 {
             let _ = write!(line, ", {} uploading", self.uploads);
         }
@@ -116,10 +139,10 @@ impl Told {
         if let Some(waiting) = self.waiting.as_ref().filter(|_| self.in_flight == 0) {
             let _ = write!(line, "; {}", waiting.reason);
             if let Some(until) = waiting.until {
-                let _ = write!(line, "; next at {}", local(until));
+                let _ = write!(line, "; next at {}", local(until, now));
             }
         } else if let Some(until) = self.held_until.filter(|_| self.in_flight == 0) {
-            let _ = write!(line, "; limits: next call at {}", local(until));
+            let _ = write!(line, "; limits: next call at {}", local(until, now));
         }
         if let Some(text) = self.days(now) {
             let _ = write!(line, "; {text}");
@@ -135,9 +158,11 @@ impl Told {
     }
 }
 
-/// Returns the time of day where the user is.
-fn local(time: Timestamp) -> impl std::fmt::Display {
-    time.to_utc().with_timezone(&chrono::Local).format("%H:%M:%S")
+/// Returns the time where the user is, with the day where that is not today's.
+fn local(time: Timestamp, now: Timestamp) -> impl std::fmt::Display {
+    let here = |time: Timestamp| time.to_utc().with_timezone(&chrono::Local);
+    let is_today = here(time).date_naive() == here(now).date_naive();
+    here(time).format(if is_today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" })
 }
 
 fn log(event: &Event) {
@@ -216,10 +241,14 @@ mod tests {
         assert_eq!(told.begins_long_wait(&wait(end), before), None, "it waits already");
         assert!(Told::default().begins_long_wait(&wait(end), before).is_some());
         assert_eq!(Told::default().begins_long_wait(&wait(before), before), None);
-        let line = told.line(Timestamp(0));
+        let line = told.line(Duration::from_secs(90), Timestamp(0));
         assert!(
-            line.starts_with(", 0 in flight, 2 uploading, 2 blocked; all 4 keys rest; next at "),
+            line.starts_with(
+                ", 0 in flight, 2 uploading, 2 blocked; all 4 keys rest; next at 2027-"
+            ),
             "{line}"
         );
+        let line = Told::default().line(Duration::from_secs(90), Timestamp(0));
+        assert_eq!(line, ", 2 minutes left, 0 in flight");
     }
 }

@@ -185,7 +185,7 @@ async fn work(
         None => Scope::All,
     };
     let visible = context.args.progress || (context.out.stderr_is_terminal && !context.args.quiet);
-    let progress = Progress::start(visible);
+    let progress = Progress::start(visible, context.out.stderr_is_terminal);
     let options = worker_options(options, pacing, scope, &api);
     let finish =
         gq::worker::run(store, &api.client, options, stop.phase.clone(), progress.events());

@@ -27,11 +27,13 @@ pub struct Capacity {
     pub today: Option<i64>,
     /// How many slots there are.
     pub slots: i64,
+    /// Until when all slots of some model rest.
+    pub rests_until: Option<Timestamp>,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { per_minute: Some(0), per_day: Some(0), today: Some(0), slots: 0 }
+        Self { per_minute: Some(0), per_day: Some(0), today: Some(0), slots: 0, rests_until: None }
     }
 }
 
@@ -46,7 +48,14 @@ impl Capacity {
             per_day: sum(self.per_day, rpd),
             today: sum(self.today, rpd.map(|rpd| (rpd - day_calls).max(0))),
             slots: self.slots + 1,
+            ..self
         }
+    }
+
+    /// Adds that a model waits until then for the first of its slots.
+    #[must_use]
+    pub fn and_rest(self, until: Timestamp) -> Self {
+        Self { rests_until: self.rests_until.max(Some(until)), ..self }
     }
 }
 
@@ -97,6 +106,10 @@ fn rate(capacity: &Capacity, measured: i64) -> Option<i64> {
 }
 
 fn done_at(left: i64, capacity: &Capacity, measured: i64, today: &Today) -> Option<Timestamp> {
+    // What rests goes on then; what goes on meanwhile is not known apart.
+    let wakes = today.when(capacity.rests_until.unwrap_or_default().max(today.now));
+    let is_later = wakes.day > today.day;
+    let today = &wakes;
     let rate = rate(capacity, measured);
     let minutes = |jobs: i64, rate: i64| {
         Duration::from_secs(u64::try_from(jobs.saturating_mul(60) / rate).unwrap_or(0))
@@ -104,6 +117,7 @@ fn done_at(left: i64, capacity: &Capacity, measured: i64, today: &Today) -> Opti
     let (Some(per_day), Some(of_today)) = (capacity.per_day, capacity.today) else {
         return rate.map(|rate| today.now.after(minutes(left, rate)));
     };
+    let of_today = if is_later { per_day } else { of_today };
     if left <= of_today || per_day == 0 {
         return rate.map(|rate| today.now.after(minutes(left, rate)));
     }
@@ -148,6 +162,18 @@ mod tests {
         assert_eq!(done_at(100), at("2026-11-24T20:05:00Z"));
         assert_eq!(done_at(101), at("2026-11-25T08:00:03Z"));
         assert_eq!(Forecast::of(100, &capacity, 0, &today()).unwrap().with_more, None);
+    }
+
+    #[test]
+    fn what_rests_is_not_done_before_it_wakes() {
+        let limited = slots(&[[Some(60), None, None]], 0);
+        let resting =
+            limited.and_rest(at("2026-11-25T08:00:30Z")).and_rest(at("2026-11-24T21:00:00Z"));
+        let forecast = Forecast::of(600, &resting, 0, &today()).unwrap();
+        assert_eq!(forecast.done_at, at("2026-11-25T08:10:30Z"));
+        let day = slots(&[[Some(10), None, Some(250)]], 250).and_rest(at("2026-11-25T08:00:00Z"));
+        let forecast = Forecast::of(250, &day, 0, &today()).unwrap();
+        assert_eq!(forecast.done_at, at("2026-11-25T08:25:00Z"));
     }
 
     #[test]

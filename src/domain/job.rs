@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::outcome::{ErrorKind, Outcome};
+use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome};
 use crate::domain::pacing::OnUnknown;
 use crate::domain::retry;
 use crate::domain::view::JobState;
@@ -32,6 +32,8 @@ pub struct Job {
     pub deaths: i64,
     /// Calls whose uploaded files the API no longer had.
     pub mended: i64,
+    /// Calls with the key of the attempt in question that met a rate limit before.
+    pub refused: i64,
 }
 
 /// What an attempt's end does to its job.
@@ -45,6 +47,8 @@ pub enum Transition {
     Fail(ErrorKind),
     /// Back in its place of the queue; no attempt is used up.
     Release,
+    /// Behind the others in the queue, and due after the delay; no attempt is used up.
+    StandBack(Duration),
     /// The job is another's by now, or finished: nothing changes.
     Ignore,
 }
@@ -68,6 +72,11 @@ pub fn after_attempt(job: &Job, outcome: &Outcome, jitter: f64) -> Transition {
         Outcome::Failed(kind) => (*kind, retry::allowed(*kind)),
         Outcome::FileRefused => (ErrorKind::Media, None),
         Outcome::FileExpired if job.mended >= MENDS => (ErrorKind::Media, None),
+        // It may be the job: a prompt of more tokens than a minute may have meets the limit each time,
+        // and each time the key rests, for all others too.
+        Outcome::Exhausted(Exhaustion::Short { .. }) if job.refused > 0 => {
+            return Transition::StandBack(retry::stand_back(job.refused));
+        }
         Outcome::Answered
         | Outcome::Exhausted(_)
         | Outcome::BadKey
@@ -98,7 +107,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::outcome::Exhaustion;
 
     fn running(attempts: i64) -> Job {
         Job {
@@ -109,6 +117,7 @@ mod tests {
             alike: 0,
             deaths: 0,
             mended: 0,
+            refused: 0,
         }
     }
 
@@ -146,6 +155,21 @@ mod tests {
         ] {
             assert_eq!(after_attempt(&running(4), &outcome, 1.0), Transition::Release);
         }
+    }
+
+    #[test]
+    fn a_job_that_meets_a_rate_limit_again_and_again_stands_back() {
+        let short = Outcome::Exhausted(Exhaustion::Short { delay: None });
+        let after = |refused, outcome: &Outcome| {
+            after_attempt(&Job { refused, ..running(0) }, outcome, 0.5)
+        };
+        assert_eq!(after(0, &short), Transition::Release);
+        let seconds = |refused| match after(refused, &short) {
+            Transition::StandBack(delay) => delay.as_secs(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([1, 2, 3, 4, 8, 99].map(seconds), [0, 0, 15, 30, 300, 300]);
+        assert_eq!(after(9, &Outcome::Exhausted(Exhaustion::Day)), Transition::Release);
     }
 
     #[test]
@@ -199,7 +223,7 @@ mod tests {
                 match after_attempt(&job, &menu[index], 0.3) {
                     Transition::RetryAfter(_) => job.attempts += 1,
                     Transition::Fail(_) => { job.attempts += 1; break }
-                    Transition::Release => {}
+                    Transition::Release | Transition::StandBack(_) => {}
                     other => prop_assert!(false, "{other:?}"),
                 }
             }

@@ -2,6 +2,8 @@
 //! at each burst of such answers, raised by one with each round of good ones (the additive increase
 //! and multiplicative decrease of TCP, RFC 5681). 503 and 504 are of the model, not of the key.
 
+use std::time::Duration;
+
 use crate::domain::time::Timestamp;
 
 /// Thousandths of a call.
@@ -17,7 +19,20 @@ pub struct Overload {
     pub allowed: Option<i64>,
     /// When it was lowered last.
     pub lowered_at: Option<Timestamp>,
+    /// Overloads in a row with one call at a time.
+    pub streak: i64,
+    /// Until when no call is made at all.
+    pub rest_until: Option<Timestamp>,
 }
+
+/// The rest after the first overload of a lone call, ...
+const FIRST_REST: Duration = Duration::from_millis(250);
+
+/// ... a quarter more with each further one, up to this.
+const LONGEST_REST: Duration = Duration::from_mins(1);
+
+/// A call in flight for longer is no reason to hold back others.
+pub const SLOW: Duration = Duration::from_secs(30);
 
 impl Overload {
     /// Returns how many calls may be in flight.
@@ -33,7 +48,22 @@ impl Overload {
             return self;
         }
         let before = self.most().min(in_flight.max(1)).saturating_mul(CALL);
-        Self { allowed: Some((before / 2).max(CALL)), lowered_at: Some(now) }
+        let lone = self.most() == 1;
+        let streak = if lone { self.streak + 1 } else { 0 };
+        let steps = i32::try_from(streak.clamp(1, 40) - 1).unwrap_or(0);
+        let rest = FIRST_REST.mul_f64(1.25_f64.powi(steps)).min(LONGEST_REST);
+        Self {
+            allowed: Some((before / 2).max(CALL)),
+            lowered_at: Some(now),
+            streak,
+            rest_until: lone.then(|| now.after(rest)),
+        }
+    }
+
+    /// Returns the end of the rest that holds at `now`; one further off than a rest is long was set
+    /// under a wrong clock.
+    pub fn rest_end(&self, now: Timestamp) -> Option<Timestamp> {
+        self.rest_until.filter(|end| *end > now && *end <= now.after(LONGEST_REST))
     }
 
     /// Returns the state after an answer to a call that began at `started_at`.
@@ -43,7 +73,8 @@ impl Overload {
             return self;
         }
         let raised = self.allowed.map(|allowed| allowed + (CALL * CALL / allowed).max(1));
-        Self { allowed: raised.filter(|allowed| *allowed < NO_LIMIT), ..self }
+        let allowed = raised.filter(|allowed| *allowed < NO_LIMIT);
+        Self { allowed, streak: 0, rest_until: None, ..self }
     }
 }
 
@@ -68,6 +99,22 @@ mod tests {
         assert_eq!(model.most(), 1, "from what was really in flight");
         model = model.after_overload(1, Timestamp(14), Timestamp(15));
         assert_eq!(model.most(), 1, "one call always tries");
+    }
+
+    #[test]
+    fn a_lone_call_that_meets_overload_again_and_again_waits_longer_each_time() {
+        let mut model = Overload::default();
+        let mut rests = Vec::new();
+        for start in (0..30).map(|number| number * 100_000) {
+            model = model.after_overload(1, Timestamp(start + 1), Timestamp(start + 2));
+            let end = model.rest_end(Timestamp(start + 2));
+            rests.push(end.map_or(0, |end| end.0 - start - 2));
+        }
+        assert_eq!(rests[..4], [0, 250, 312, 390]);
+        assert_eq!(rests[25..], [52_939, 60_000, 60_000, 60_000, 60_000]);
+        assert_eq!(model.rest_end(Timestamp(0)), None, "a clock that was set back");
+        model = model.after_success(Timestamp(9_000_000));
+        assert_eq!((model.streak, model.rest_until), (0, None));
     }
 
     #[test]

@@ -20,6 +20,17 @@ pub fn delay(failures: i64, jitter: f64) -> Duration {
     FIRST.saturating_mul(1 << doublings).min(LONGEST).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
+/// The first delay of a job that stands back by more than the others' turn, and the longest.
+const STAND_BACK: (Duration, Duration) = (Duration::from_secs(15), Duration::from_mins(5));
+
+/// Returns the delay of a job that met the rate limit of a key, after it did so `refused` times
+/// before: at first it lets the others go, then it waits longer with each time.
+pub fn stand_back(refused: i64) -> Duration {
+    let doublings = u32::try_from((refused - 3).clamp(0, 20)).unwrap_or(0);
+    let (first, longest) = STAND_BACK;
+    if refused < 3 { Duration::ZERO } else { first.saturating_mul(1 << doublings).min(longest) }
+}
+
 /// Returns how many attempts a job may use on failures of `kind` alone; absent where only the
 /// attempts in all are limited.
 pub fn allowed(kind: ErrorKind) -> Option<i64> {

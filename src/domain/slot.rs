@@ -12,8 +12,12 @@ use crate::domain::view::{KeyStatus, StatusView};
 /// The longest rest after a 429 that names no time, unless the first is longer.
 const LONGEST_UNNAMED: Duration = Duration::from_hours(1);
 
-/// A server that names no delay at all, or zero, still gets this rest.
+/// A server that names no delay at all, or zero, still gets this rest; after further 429s in a row
+/// twice as much each time, ...
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// ... up to this.
+const LONGEST_LEAST: Duration = Duration::from_mins(1);
 
 /// No rest of ours reaches further than this beyond the longest configured one; a later end was
 /// set under a wrong clock and is taken as over. A day with a change of daylight saving has 25 h.
@@ -54,6 +58,24 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Returns the slot of a project that another key comes to, with what the slot that the key had
+    /// before has used; the longer rest holds.
+    #[must_use]
+    pub fn joined_by(self, other: Self) -> Self {
+        let traffic = self.traffic.clone().and(other.traffic.clone());
+        let rests_longer = other.never || other.rest_until > self.rest_until;
+        let slot = if rests_longer && !self.never { other } else { self };
+        Self { traffic, ..slot }
+    }
+
+    /// Returns whether something was noted under a clock that was ahead of `today`.
+    pub fn is_ahead(&self, today: &Today) -> bool {
+        let mut learned = self.learned.0.iter().flatten();
+        self.traffic.is_ahead(today)
+            || self.exhausted_at.is_some_and(|at| at > today.now)
+            || learned.any(|limit| limit.at > today.now)
+    }
+
     /// Forgets what counts no more. What lies in the future was noted under a wrong clock, and is
     /// taken for now.
     pub fn advance(&mut self, today: &Today) {
@@ -120,13 +142,23 @@ impl Slot {
         }
     }
 
-    /// Learns from a 429 the limits that it names. The slot has to be advanced to `now` before.
-    pub fn learn(&mut self, exhaustion: &Exhaustion, quotas: &[(Quota, i64)], now: Timestamp) {
+    /// Learns from a 429 of an attempt that began at `started_at` the limits that it names. The slot
+    /// has to be advanced to `now` before.
+    pub fn learn(
+        &mut self,
+        exhaustion: &Exhaustion,
+        quotas: &[(Quota, i64)],
+        started_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let same_burst = self.exhausted_at.is_some_and(|seen| started_at <= seen);
         for &(quota, limit) in quotas {
             // After a day's quota it rests until the next in any case, which has the same for all.
             let used = if quota == Quota::Rpd { limit } else { self.traffic.used(quota) };
             self.learned.learn(quota, limit, used, now);
-            if let (Quota::Rpm, Exhaustion::Short { delay: Some(delay) }) = (quota, exhaustion) {
+            if let (Quota::Rpm, Exhaustion::Short { delay: Some(delay) }) = (quota, exhaustion)
+                && !same_burst
+            {
                 let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
                 self.traffic.refused(limit, delay, now);
             }
@@ -161,18 +193,20 @@ fn rest_after(
     jitter: f64,
 ) -> (Option<Timestamp>, bool) {
     let counted_out = streak >= rests.max_exhausted_retries;
+    let doublings = u32::try_from(streak.clamp(1, 20) - 1).unwrap_or(0);
     match exhaustion {
         Exhaustion::NoQuota => (None, true),
         // Everybody's quota comes back at the same second; a spread of a minute is polite.
         Exhaustion::Day => (Some(Today::at(now).ends.after(spread(60.0, jitter))), true),
+        // Refused again and again though it did as it was told, it waits longer.
         Exhaustion::Short { delay: Some(delay) } => {
-            (Some(now.after((*delay).max(SHORTEST) + spread(1.0, jitter))), counted_out)
+            let least = SHORTEST.saturating_mul(1 << doublings).min(LONGEST_LEAST);
+            (Some(now.after((*delay).max(least) + spread(1.0, jitter))), counted_out)
         }
         Exhaustion::Short { delay: None } if counted_out => {
             (Some(now.after(rests.fully_exhausted_wait)), true)
         }
         Exhaustion::Short { delay: None } => {
-            let doublings = u32::try_from(streak.clamp(1, 20) - 1).unwrap_or(0);
             let longest = LONGEST_UNNAMED.max(rests.exhausted_wait);
             (
                 Some(now.after(rests.exhausted_wait.saturating_mul(1 << doublings).min(longest))),
@@ -259,6 +293,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_key_has_used_goes_with_it_to_another_project() {
+        let today = Today::at(Timestamp(1_800_000_000_000));
+        let used = |calls: i64| {
+            let mut slot = Slot::default();
+            for _ in 0..calls {
+                slot.traffic.take(&crate::domain::limits::Limits::default(), 5, (1, false), &today);
+            }
+            slot
+        };
+        let resting = hit(used(3), &short(Some(30)), today.now.0 - 1, today.now.0);
+        for joined in [used(2).joined_by(resting.clone()), resting.joined_by(used(2))] {
+            let traffic = &joined.traffic;
+            assert_eq!((traffic.day_calls, traffic.window.calls()), (5, 5));
+            assert_eq!((traffic.window.tokens(), joined.streak), (25, 1));
+        }
+    }
+
+    #[test]
     fn no_quota_is_for_ever() {
         let slot = hit(Slot::default(), &Exhaustion::NoQuota, 1, 2);
         assert!(!slot.is_usable(&RESTS, Timestamp(i64::MAX / 2)));
@@ -268,9 +320,13 @@ mod tests {
     #[test]
     fn a_rest_set_under_a_wrong_clock_is_over() {
         let mut slot = hit(Slot::default(), &short(None), 9_999_999_999_999, 10_000_000_000_000);
-        slot.learn(&Exhaustion::Day, &[(Quota::Rpd, 20)], Timestamp(10_000_000_000_000));
+        let later = Timestamp(10_000_000_000_001);
+        slot.learn(&Exhaustion::Day, &[(Quota::Rpd, 20)], later, later);
         assert!(slot.is_usable(&RESTS, Timestamp(1_000)));
-        slot.advance(&Today::at(Timestamp(1_000)));
+        let today = Today::at(Timestamp(1_000));
+        assert!(slot.is_ahead(&today));
+        slot.advance(&today);
+        assert!(!slot.is_ahead(&today));
         assert_eq!(slot.learned.0[2].unwrap().at, Timestamp(1_000));
         assert_eq!(slot.after_success(Timestamp(1_001)).streak, 0, "a success counts again");
     }

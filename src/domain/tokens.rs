@@ -19,7 +19,7 @@ const DOCUMENT: i64 = 200;
 /// A rate of one, in thousandths.
 pub const ONE: i64 = 1_000;
 
-/// How much each answer moves the rate.
+/// How much each answer lowers the rate.
 const WEIGHT: i64 = 16;
 
 /// Returns the tokens expected of a request of so many bytes with `media` of these types and sizes;
@@ -35,13 +35,14 @@ pub fn expected(bytes: i64, media: &[(String, i64)], rate: i64) -> i64 {
     (plain.saturating_mul(rate) / ONE).max(1)
 }
 
-/// Returns the rate after a call that was expected to have `expected` tokens and had `actual`.
-pub fn corrected(rate: i64, expected: i64, actual: i64) -> i64 {
-    if expected <= 0 || actual <= 0 {
+/// Returns the rate after a call whose size alone let expect `plain` tokens and that had `actual`:
+/// more is believed at once, less bit by bit.
+pub fn corrected(rate: i64, plain: i64, actual: i64) -> i64 {
+    if plain <= 0 || actual <= 0 {
         return rate;
     }
-    let found = (rate.saturating_mul(actual) / expected).clamp(ONE / 50, ONE * 50);
-    rate + (found - rate) / WEIGHT
+    let found = (actual.saturating_mul(ONE) / plain).clamp(ONE / 50, ONE * 50);
+    if found > rate { found } else { rate - (rate - found) / WEIGHT }
 }
 
 #[cfg(test)]
@@ -61,11 +62,12 @@ mod tests {
     #[test]
     fn the_guess_comes_near_to_what_the_model_counts() {
         let mut rate = ONE;
+        rate = corrected(rate, 1_000, 1_700);
+        assert_eq!(expected(4_000, &[], rate), 1_700);
         for _ in 0..200 {
-            let guess = expected(4_000, &[], rate);
-            rate = corrected(rate, guess, 1_700);
+            rate = corrected(rate, 1_000, 700);
         }
-        assert!((1_650..=1_700).contains(&expected(4_000, &[], rate)));
+        assert!((700..=720).contains(&expected(4_000, &[], rate)));
         assert_eq!(corrected(rate, 0, 10), rate);
     }
 }

@@ -63,11 +63,23 @@ pub enum Ready {
 }
 
 impl Traffic {
-    /// Forgets what counts no more.
+    /// Returns whether something was noted under a clock that was ahead of `today`.
+    pub fn is_ahead(&self, today: &Today) -> bool {
+        self.window.last_at() > today.now.0
+            || self.next_at.0 > today.now.0 + self.window.span()
+            || self.day > today.day + 1
+    }
+
+    /// Forgets what counts no more, and takes what was noted under a clock that was ahead for now.
     pub fn advance(&mut self, today: &Today) {
+        if self.window.last_at() - today.now.0 > SET_BACK {
+            self.day = self.day.min(today.day);
+        }
         self.window.advance(today.now);
-        // No turn is further off than a minute, unless it was set under a wrong clock.
-        self.next_at = self.next_at.min(Timestamp(today.now.0 + self.window.span()));
+        // No turn is further off than a minute.
+        if self.next_at.0 > today.now.0 + self.window.span() {
+            self.next_at = today.now;
+        }
         self.turn_to(today.day);
     }
 
@@ -112,6 +124,19 @@ impl Traffic {
                 self.window.end_at(Timestamp(again));
             }
             _ => self.window.set_minute(MINUTE),
+        }
+    }
+
+    /// Returns what both together have used.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let of_day = |it: &Self, day: i64| if it.day == day { it.day_calls } else { 0 };
+        let day = self.day.max(other.day);
+        Self {
+            next_at: self.next_at.max(other.next_at),
+            day,
+            day_calls: of_day(&self, day) + of_day(&other, day),
+            window: self.window.and(other.window),
         }
     }
 
@@ -162,6 +187,9 @@ impl Traffic {
         self.day_calls += 1;
     }
 }
+
+/// A clock is set back by no more than this to be right again; further, it was wrong by days.
+const SET_BACK: i64 = 2 * 3_600_000;
 
 /// A minute that is shorter is one of a stand-in; one of some length in between is what was left of
 /// a minute of the clock.
@@ -337,9 +365,15 @@ mod tests {
         let back = Today::at(Timestamp(tomorrow.now.0 - 3_600_000));
         traffic.advance(&back);
         assert_eq!(traffic.ready(&limits, 1, true, &back), Ready::Tomorrow, "a clock set back");
-        let mut wrong = Traffic { day: tomorrow.day + 400, day_calls: 2, ..Traffic::default() };
-        wrong.advance(&tomorrow);
-        assert_eq!((wrong.day, wrong.day_calls), (tomorrow.day, 2));
+        for ahead in [1, 2, 400] {
+            let mut wrong = Traffic::default();
+            let then = Today::at(Timestamp(tomorrow.now.0 + ahead * 86_400_000));
+            wrong.take(&limits, 1, (1, false), &then);
+            assert!(wrong.is_ahead(&tomorrow));
+            wrong.advance(&tomorrow);
+            assert_eq!((wrong.day, wrong.day_calls), (tomorrow.day, 1), "{ahead} days ahead");
+            assert!(!wrong.is_ahead(&tomorrow));
+        }
     }
 
     #[test]

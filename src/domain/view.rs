@@ -1,7 +1,7 @@
 //! What the queue shows of itself: plain values that the store reads and commands render.
 
 use crate::domain::forecast::Forecast;
-use crate::domain::key::Tier;
+use crate::domain::key::KeySettings;
 use crate::domain::limits::Quota;
 use crate::domain::outcome::{ErrorKind, Usage};
 use crate::domain::output::OutputForm;
@@ -288,10 +288,8 @@ pub struct KeyView {
     pub name: String,
     /// The key as a whole: the worst that holds for all models in use.
     pub overall: StatusView,
-    /// The project that it was said to belong to.
-    pub project: Option<String>,
-    /// What the project pays for.
-    pub tier: Option<Tier>,
+    /// What people say of it.
+    pub settings: KeySettings,
     /// Each model that was called with it, by name.
     pub models: Vec<ModelView>,
     /// Another key that seems to be of the same project, though nobody told us so.

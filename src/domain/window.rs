@@ -95,6 +95,16 @@ impl Window {
         }
     }
 
+    /// Returns the calls of both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.calls += other.calls;
+        self.tokens += other.tokens;
+        self.entries.extend(other.entries);
+        self.entries.make_contiguous().sort_by_key(|entry| entry.last);
+        self
+    }
+
     /// Notes a call at `now` that is expected to have `tokens` of input.
     pub fn take(&mut self, tokens: i64, now: Timestamp) {
         match self.entries.back_mut().filter(|entry| now.0 - entry.first < GRAIN) {

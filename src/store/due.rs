@@ -2,11 +2,10 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use crate::domain::overload::Overload;
 use crate::domain::plan::Candidate;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, UsedUp};
-use crate::store::standing::Model;
+use crate::store::models::Model;
 use crate::store::{Store, StoreError};
 
 /// Which jobs a worker works.
@@ -145,7 +144,8 @@ pub(super) async fn state(
 macro_rules! models {
     ($way:literal, $own:literal) => {
         concat!(
-            "SELECT id, name, allowed, lowered_at, token_rate FROM models AS m WHERE EXISTS
+            "SELECT id, name, token_rate, allowed, lowered_at, overloads, rest_until FROM models AS m
+              WHERE EXISTS
                 (SELECT 1 FROM jobs AS j ",
             $way,
             " WHERE j.state = 'pending' AND ",
@@ -160,13 +160,8 @@ pub(super) async fn models(
     connection: &mut SqliteConnection,
     scope: Scope,
 ) -> Result<Vec<Model>, StoreError> {
-    let rows: Vec<(i64, String, Option<i64>, Option<i64>, i64)> =
-        sqlx::query_as(pending_in!(scope, models)).bind(scope.id()).fetch_all(connection).await?;
-    let model = |(id, name, allowed, lowered_at, token_rate): (_, _, _, Option<i64>, _)| {
-        let overload = Overload { allowed, lowered_at: lowered_at.map(Timestamp) };
-        Model { id, name, overload, token_rate }
-    };
-    Ok(rows.into_iter().map(model).collect())
+    let query = sqlx::query_as(pending_in!(scope, models));
+    Ok(query.bind(scope.id()).fetch_all(connection).await?)
 }
 
 /// The levels of priority of a model's pending jobs, the highest first: each is found by the index,

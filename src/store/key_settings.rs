@@ -7,7 +7,9 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::key::{KeySettings, Tier};
 use crate::domain::limits::{Given, GivenLimits};
 use crate::domain::time::Timestamp;
+use crate::domain::today::Today;
 use crate::store::key_view::{default_rests, refresh};
+use crate::store::standing::Standing;
 use crate::store::{Store, StoreError, keys};
 
 /// Who says it.
@@ -117,12 +119,14 @@ impl Store {
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    let before = Standing::read(connection, &Today::at(now)).await?;
                     for row in keys::all(&mut *connection).await? {
                         if names.contains(&row.name) {
                             let set = change.apply(row.set);
                             write(&mut *connection, row.id, Origin::Command, &set).await?;
                         }
                     }
+                    before.move_slots(connection).await?;
                     refresh(connection, &default_rests(), now).await
                 })
             })

@@ -104,7 +104,7 @@ pub(super) async fn views(
     now: Timestamp,
 ) -> Result<Vec<KeyView>, StoreError> {
     let today = Today::at(now);
-    let slots = read_slots(&mut *connection, &today).await?;
+    let (slots, _) = read_slots(&mut *connection, &today).await?;
     let models: Vec<(i64, String, bool)> = sqlx::query_as(
         "SELECT id, name,
                 EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)
@@ -156,8 +156,7 @@ fn key_view(
     KeyView {
         name: row.name.clone(),
         overall: overall(row, &in_use, rests, today.now),
-        project: row.settings.project.clone(),
-        tier: row.settings.tier,
+        settings: row.settings.clone(),
         models: seen,
         same_project_as: None,
     }

@@ -9,9 +9,11 @@ use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::key::KeySettings;
 use crate::domain::time::Timestamp;
+use crate::domain::today::Today;
 use crate::domain::view::KeyView;
 use crate::store::key_settings::{self, Origin, SettingsRow};
 use crate::store::key_view::{as_recorded, default_rests, refresh, views};
+use crate::store::standing::Standing;
 use crate::store::turn::Ended;
 use crate::store::{Store, StoreError, bulk};
 
@@ -91,9 +93,22 @@ impl Store {
     /// Records the keys that this process found, and returns their rows in the same order.
     ///
     /// A name with a new secret starts anew; a secret under a new name keeps its state.
-    pub async fn register_keys(&self, found: &[FoundKey<'_>]) -> Result<Vec<KeyRow>, StoreError> {
+    pub async fn register_keys(
+        &self,
+        found: &[FoundKey<'_>],
+        now: Timestamp,
+    ) -> Result<Vec<KeyRow>, StoreError> {
         let found = self.printed(found).await?;
-        self.writer.write(move |connection| Box::pin(register(connection, found))).await
+        self.writer
+            .write(move |connection| {
+                Box::pin(async move {
+                    let before = Standing::read(connection, &Today::at(now)).await?;
+                    let rows = register(&mut *connection, found).await?;
+                    before.move_slots(connection).await?;
+                    Ok(rows)
+                })
+            })
+            .await
     }
 
     /// Returns the keys that this process found and all others of the database, as they stand at
@@ -129,7 +144,10 @@ impl Store {
     /// Makes `names` available again and clears their counters.
     pub async fn reset_keys(&self, names: Vec<String>, now: Timestamp) -> Result<(), StoreError> {
         const RESET: [&str; 2] = [
-            "DELETE FROM slots WHERE key_id IN (SELECT value FROM json_each(?2))",
+            // What was used stays used.
+            "UPDATE slots SET streak = 0, total = 0, rest_until = NULL, is_full = 0, is_never = 0,
+                    exhausted_at = NULL, reason = NULL, learned = '[null,null,null]'
+              WHERE key_id IN (SELECT value FROM json_each(?2))",
             "UPDATE keys SET disabled = 0, failed_reason = NULL, cooldown_until = NULL,
                     status = 'available', exhausted_count = 0, total_exhausted_count = 0,
                     available_at = NULL, reason = NULL

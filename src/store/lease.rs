@@ -160,7 +160,16 @@ async fn take_from_dead(
     for held in &held {
         let (id, claim, batch, attempts, max_attempts, deaths, ..) = *held;
         let state = JobState::Running;
-        let job = Job { state, owned: true, attempts, max_attempts, alike: 0, deaths, mended: 0 };
+        let job = Job {
+            state,
+            owned: true,
+            attempts,
+            max_attempts,
+            alike: 0,
+            deaths,
+            mended: 0,
+            refused: 0,
+        };
         let kind = ErrorKind::UnknownOutcome;
         lost.push(lost_row(
             held,

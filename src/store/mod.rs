@@ -20,6 +20,7 @@ mod lease;
 mod liveness;
 mod manage;
 mod media;
+mod models;
 mod needs;
 mod opening;
 mod pieces;

@@ -9,11 +9,12 @@ use crate::domain::plan::{Open, OpenKey, OpenModel, OpenSlot, Place};
 use crate::domain::slot::Slot;
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
-use crate::domain::traffic::{Busy, REFUSAL, Ready};
+use crate::domain::traffic::{Busy, Ready};
 use crate::domain::view::Waiting;
 use crate::store::StoreError;
 use crate::store::due;
-use crate::store::standing::{self, Model, Standing};
+use crate::store::models::{self, Model};
+use crate::store::standing::Standing;
 use crate::store::turn::Policy;
 
 /// The earliest time at which more can start, and why it is not now.
@@ -70,8 +71,7 @@ pub(super) async fn open(
     wake: &mut Wake,
 ) -> Result<Opened, StoreError> {
     let models = due::models(connection, policy.scope).await?;
-    let fresh = today.now.0 - i64::try_from(REFUSAL.as_millis()).unwrap_or(0);
-    let busy = standing::busy(connection, Timestamp(fresh)).await?;
+    let busy = models::busy(connection, today.now).await?;
     let mut opening = Opening {
         standing,
         policy,
@@ -97,8 +97,8 @@ struct Opening<'a> {
     standing: &'a mut Standing,
     policy: &'a Policy,
     today: Today,
-    /// Calls in flight by key and model.
-    busy: HashMap<Place, Busy>,
+    /// Calls in flight by key and model, and how many of them are no slow ones.
+    busy: HashMap<Place, (Busy, i64)>,
     /// Whether the slots that were looked at rest.
     rests: HashMap<Place, bool>,
     wake: &'a mut Wake,
@@ -127,7 +127,7 @@ impl Opening<'_> {
                 key,
                 slot,
                 rank,
-                in_flight: self.busy.get(&(key, model)).map_or(0, |busy| busy.calls),
+                in_flight: self.busy.get(&(key, model)).map_or(0, |(busy, _)| busy.calls),
                 free: cooling.is_none() && !is_busy,
             });
         }
@@ -169,7 +169,7 @@ impl Opening<'_> {
     fn busy_of(&self, (owner, model): Place) -> Busy {
         let keys = self.standing.project(owner);
         let all = keys.filter_map(|key| self.busy.get(&(key.id, model)));
-        all.fold(Busy::default(), |sum, busy| Busy {
+        all.fold(Busy::default(), |sum, (busy, _)| Busy {
             calls: sum.calls + busy.calls,
             fresh: sum.fresh + busy.fresh,
             first_fresh: [sum.first_fresh, busy.first_fresh].into_iter().flatten().min(),
@@ -187,11 +187,14 @@ impl Opening<'_> {
             let rooms = slots.map(|(_, slot)| slot.traffic.room(&slot.limits));
             let room = rooms.fold(0_i64, i64::saturating_add);
             let of_model = self.busy.iter().filter(|((_, id), _)| *id == model.id);
-            let in_flight: i64 = of_model.map(|(_, busy)| busy.calls).sum();
-            let open = OpenModel {
-                room: model.overload.most().saturating_sub(in_flight),
-                paced: pending > room,
-            };
+            let in_flight: i64 = of_model.map(|(_, (_, recent))| recent).sum();
+            let overload = model.overload();
+            let rest = overload.rest_end(self.today.now);
+            if let Some(end) = rest {
+                self.wake.at(end);
+            }
+            let most = if rest.is_some() { 0 } else { overload.most() };
+            let open = OpenModel { room: most.saturating_sub(in_flight), paced: pending > room };
             self.opened.open.models.insert(model.id, open);
         }
     }

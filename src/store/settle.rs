@@ -39,8 +39,10 @@ pub(super) async fn ended(
     ended: Vec<Ended>,
     now: Timestamp,
 ) -> Result<Vec<Settled>, StoreError> {
-    let asked: Vec<(i64, i64, &str)> =
-        ended.iter().map(|ended| (ended.job, ended.claim, outcome_name(&ended.outcome))).collect();
+    let asked: Vec<Asked> = ended
+        .iter()
+        .map(|ended| (ended.job, ended.claim, outcome_name(&ended.outcome), ended.key))
+        .collect();
     let mut facts = facts(connection, &asked).await?;
     let mut rows: Vec<JobRow> = Vec::new();
     let mut attempts = Vec::new();
@@ -104,6 +106,7 @@ fn apply(
         }
         Transition::Fail(_) => (JobState::Failed, None, 1, Some(ended.claim)),
         Transition::Release => (JobState::Pending, None, 0, None),
+        Transition::StandBack(delay) => (JobState::Pending, Some(now.after(delay).0), 0, None),
     };
     counts.add(facts.job.state, -1);
     counts.add(state, 1);
@@ -130,13 +133,17 @@ fn account(used: &mut UsedUp, ended: &Ended) {
     used.cost += ended.cost;
 }
 
+/// An attempt whose job is asked for: job, claim, outcome, key.
+type Asked<'a> = (i64, i64, &'a str, i64);
+
 async fn facts(
     connection: &mut SqliteConnection,
-    asked: &[(i64, i64, &str)],
+    asked: &[Asked<'_>],
 ) -> Result<HashMap<i64, Facts>, StoreError> {
     // Only the last attempts count, as many as are used up: `gq retry` begins anew.
-    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64, i64, bool)> = sqlx::query_as(
-        "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
+    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64, i64, i64, bool)> =
+        sqlx::query_as(
+            "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
                 EXISTS (SELECT 1 FROM attempts AS t
                          WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
                 CASE j.attempts WHEN 0 THEN 0 ELSE
@@ -151,19 +158,24 @@ async fn facts(
                 CASE WHEN e.value ->> 2 = 'file_expired' THEN
                     (SELECT count(*) FROM attempts AS t
                       WHERE t.job_id = j.id AND t.outcome = 'file_expired') ELSE 0 END,
+                CASE WHEN e.value ->> 2 = 'rate_limited' THEN
+                    (SELECT count(*) FROM attempts AS t
+                      WHERE t.job_id = j.id AND t.outcome = 'rate_limited'
+                        AND t.key_id = e.value ->> 3) ELSE 0 END,
                 j.stream
            FROM json_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0",
-    )
-    .bind(bulk::json(asked)?)
-    .fetch_all(connection)
-    .await?;
+        )
+        .bind(bulk::json(asked)?)
+        .fetch_all(connection)
+        .await?;
     rows.into_iter()
         .map(|row| {
             let (id, batch, claim, state, attempts, max_attempts, ..) = row;
-            let (.., deaths, recorded, alike, mended, stream) = row;
+            let (.., deaths, recorded, alike, mended, refused, stream) = row;
             let state = state.parse().map_err(StoreError::Value)?;
-            let job = Job { state, owned: false, attempts, max_attempts, alike, deaths, mended };
+            let owned = false;
+            let job = Job { state, owned, attempts, max_attempts, alike, deaths, mended, refused };
             Ok((id, Facts { batch, claim, job, stream, recorded }))
         })
         .collect()

@@ -7,19 +7,17 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::forecast::Capacity;
-use crate::domain::limits::{GivenLimits, Learned, LearnedLimit, Limits};
-use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome};
-use crate::domain::overload::Overload;
+use crate::domain::limits::{GivenLimits, Learned, LearnedLimit, Limits, Quota};
+use crate::domain::outcome::{Exhaustion, Outcome};
 use crate::domain::plan::{OpenSlot, Place};
 use crate::domain::slot::{Rests, Slot};
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
-use crate::domain::tokens;
-use crate::domain::traffic::{Busy, Traffic};
+use crate::domain::traffic::Traffic;
 use crate::domain::window::Window;
 use crate::store::keys::{self, KeyRow};
 use crate::store::turn::{Ended, Policy};
-use crate::store::{StoreError, bulk};
+use crate::store::{StoreError, bulk, models};
 
 /// Keys of one project run out within so long.
 const SAME_MOMENT: Duration = Duration::from_secs(2);
@@ -49,12 +47,13 @@ impl Standing {
         for (index, key) in keys.iter().enumerate() {
             projects.entry(key.owner).or_default().push(index);
         }
+        let (slots, ahead) = read_slots(connection, today).await?;
         Ok(Self {
-            slots: read_slots(connection, today).await?,
+            slots,
             projects,
             places: keys.iter().enumerate().map(|(index, key)| (key.id, index)).collect(),
             keys,
-            changed: HashSet::new(),
+            changed: ahead,
         })
     }
 
@@ -119,8 +118,8 @@ impl Standing {
                 Outcome::Exhausted(exhaustion) => {
                     self.note_twin(connection, ended, &slot, now).await?;
                     let (began, rests) = (ended.started_at, &policy.rests);
+                    slot.learn(exhaustion, &ended.quotas, began, now);
                     slot = slot.after_exhaustion(exhaustion, began, rests, now, ended.jitter);
-                    slot.learn(exhaustion, &ended.quotas, now);
                 }
                 Outcome::BadKey => {
                     let reason = ended.message.as_deref().unwrap_or("the API refused the key");
@@ -134,7 +133,7 @@ impl Standing {
             }
             self.put(place, slot);
         }
-        ease_models(connection, ended, now).await?;
+        models::ease(connection, ended, now).await?;
         keys::rest_after_use(connection, &mut self.keys, ended, policy.key_cooldown).await
     }
 
@@ -218,6 +217,27 @@ impl Standing {
         }
     }
 
+    /// Lets what keys have used go with them to the projects that they stand in after a change of
+    /// labels.
+    pub(super) async fn move_slots(
+        mut self,
+        connection: &mut SqliteConnection,
+    ) -> Result<(), StoreError> {
+        for key in keys::all(&mut *connection).await? {
+            let before = self.owner(key.id);
+            if before == key.owner || !self.places.contains_key(&key.id) {
+                continue;
+            }
+            let models: Vec<i64> =
+                self.slots.keys().filter(|place| place.0 == before).map(|place| place.1).collect();
+            for model in models {
+                let joined = self.slot((key.owner, model)).joined_by(self.slot((before, model)));
+                self.put((key.owner, model), joined);
+            }
+        }
+        self.write(connection).await
+    }
+
     /// Returns the limits that hold for a slot: those that people give and those that 429s named.
     pub(super) fn limits(
         &self,
@@ -244,15 +264,25 @@ impl Standing {
         owners.sort_unstable();
         owners.dedup();
         let mut capacity = Capacity::default();
-        for (owner, (model, name)) in
-            owners.iter().flat_map(|owner| models.iter().map(move |it| (owner, it)))
-        {
-            let place = (*owner, *model);
-            let slot = self.slots.get(&place);
-            if slot.is_none_or(|slot| !slot.never) {
+        for (model, name) in models {
+            let mut first_wakes = None;
+            for owner in &owners {
+                let place = (*owner, *model);
+                let fresh = Slot::default();
+                let slot = self.slots.get(&place).unwrap_or(&fresh);
                 let limits = self.limits(place, name, given, today.now);
-                let day_calls = slot.map_or(0, |slot| slot.traffic.day_calls);
-                capacity = capacity.and_slot(&limits, day_calls);
+                if slot.never {
+                    continue;
+                }
+                capacity = capacity.and_slot(&limits, slot.traffic.day_calls);
+                let wakes = slot.rest_until.unwrap_or_default().max(today.now);
+                let has_had_its_day =
+                    limits.of(Quota::Rpd).is_some_and(|most| slot.traffic.day_calls >= most);
+                let wakes = if has_had_its_day { wakes.max(today.ends) } else { wakes };
+                first_wakes = Some(first_wakes.map_or(wakes, |first: Timestamp| first.min(wakes)));
+            }
+            if let Some(wakes) = first_wakes.filter(|wakes| *wakes > today.now) {
+                capacity = capacity.and_rest(wakes);
             }
         }
         capacity
@@ -336,11 +366,12 @@ struct ReadSlot {
     day_calls: i64,
 }
 
-/// Reads all slots as they stand at `today`.
+/// Reads all slots as they stand at `today`, and tells which were put right because something of
+/// them was noted under a clock that was ahead.
 pub(super) async fn read_slots(
     connection: &mut SqliteConnection,
     today: &Today,
-) -> Result<Slots, StoreError> {
+) -> Result<(Slots, HashSet<Place>), StoreError> {
     let rows: Vec<ReadSlot> = sqlx::query_as(
         "SELECT key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at,
                 reason, learned, recent, next_at, day, day_calls
@@ -348,6 +379,7 @@ pub(super) async fn read_slots(
     )
     .fetch_all(connection)
     .await?;
+    let mut ahead = HashSet::new();
     let slot = |row: ReadSlot| {
         let mut slot = Slot {
             streak: row.streak,
@@ -365,10 +397,15 @@ pub(super) async fn read_slots(
                 day_calls: row.day_calls,
             },
         };
+        let place = (row.key_id, row.model_id);
+        if slot.is_ahead(today) {
+            ahead.insert(place);
+        }
         slot.advance(today);
-        ((row.key_id, row.model_id), slot)
+        (place, slot)
     };
-    Ok(rows.into_iter().map(slot).collect())
+    let slots = rows.into_iter().map(slot).collect();
+    Ok((slots, ahead))
 }
 
 /// Reads limits; text of another form tells of none.
@@ -376,90 +413,4 @@ fn read_learned(text: &str) -> Learned {
     let row: LearnedRow = serde_json::from_str(text).unwrap_or_default();
     let limit = |(limit, at, met)| LearnedLimit { limit, at: Timestamp(at), met };
     Learned(row.map(|learned| learned.map(limit)))
-}
-
-/// Returns the calls in flight by key and model, by whichever process; those that started after
-/// `fresh` may still be refused.
-pub(super) async fn busy(
-    connection: &mut SqliteConnection,
-    fresh: Timestamp,
-) -> Result<HashMap<Place, Busy>, StoreError> {
-    let rows: Vec<(i64, i64, i64, i64, Option<i64>)> = sqlx::query_as(
-        "SELECT key_id, model_id, count(*), coalesce(sum(started_at > ?1), 0),
-                min(iif(started_at > ?1, started_at, NULL))
-           FROM jobs INDEXED BY jobs_running
-          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id",
-    )
-    .bind(fresh.0)
-    .fetch_all(connection)
-    .await?;
-    let busy = |(key, model, calls, fresh, first): (i64, i64, i64, i64, Option<i64>)| {
-        ((key, model), Busy { calls, fresh, first_fresh: first.map(Timestamp) })
-    };
-    Ok(rows.into_iter().map(busy).collect())
-}
-
-/// A model with pending jobs in scope.
-pub(super) struct Model {
-    pub(super) id: i64,
-    pub(super) name: String,
-    pub(super) overload: Overload,
-    /// Thousandths.
-    pub(super) token_rate: i64,
-}
-
-/// Applies what attempts tell of how much their models can take, and of how many tokens there are
-/// in what is sent to them.
-async fn ease_models(
-    connection: &mut SqliteConnection,
-    ended: &[Ended],
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let told = |ended: &&Ended| is_overload(ended) || ended.outcome == Outcome::Answered;
-    let mut models: Vec<i64> = ended.iter().filter(told).map(|ended| ended.model).collect();
-    models.sort_unstable();
-    models.dedup();
-    for model in models {
-        let row: Option<(Option<i64>, Option<i64>, i64)> =
-            sqlx::query_as("SELECT allowed, lowered_at, token_rate FROM models WHERE id = ?1")
-                .bind(model)
-                .fetch_optional(&mut *connection)
-                .await?;
-        let Some((allowed, lowered_at, token_rate)) = row else { continue };
-        let before = (Overload { allowed, lowered_at: lowered_at.map(Timestamp) }, token_rate);
-        let (mut overload, mut token_rate) = before;
-        for ended in ended.iter().filter(|ended| ended.model == model) {
-            if is_overload(ended) {
-                let busy: i64 = sqlx::query_scalar(
-                    "SELECT count(*) FROM jobs INDEXED BY jobs_running
-                      WHERE state = 'running' AND model_id = ?1",
-                )
-                .bind(model)
-                .fetch_one(&mut *connection)
-                .await?;
-                overload = overload.after_overload(busy, ended.started_at, now);
-            } else if ended.outcome == Outcome::Answered {
-                overload = overload.after_success(ended.started_at);
-            }
-            if let Some(usage) = ended.usage {
-                token_rate = tokens::corrected(token_rate, ended.reserved, usage.prompt_tokens);
-            }
-        }
-        if (overload, token_rate) != before {
-            sqlx::query(
-                "UPDATE models SET allowed = ?2, lowered_at = ?3, token_rate = ?4 WHERE id = ?1",
-            )
-            .bind(model)
-            .bind(overload.allowed)
-            .bind(overload.lowered_at.map(|time| time.0))
-            .bind(token_rate)
-            .execute(&mut *connection)
-            .await?;
-        }
-    }
-    Ok(())
-}
-
-fn is_overload(ended: &Ended) -> bool {
-    ended.outcome == Outcome::Failed(ErrorKind::Overloaded) || ended.http_status == Some(504)
 }

@@ -96,6 +96,8 @@ pub struct Ended {
     pub claimed_at: Timestamp,
     /// The tokens of input that were reserved for it.
     pub reserved: i64,
+    /// The tokens of input that its size alone lets expect.
+    pub plain_tokens: i64,
     /// Limits that a 429 named.
     pub quotas: Vec<(Quota, i64)>,
     /// The project that a refusal named.

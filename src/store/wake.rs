@@ -185,6 +185,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::domain::time::Timestamp;
     use crate::store::{Access, FoundKey};
 
     /// No wait of these tests for something that happens takes so long.
@@ -219,7 +220,7 @@ mod tests {
 
     async fn commit(store: &Store, name: &str) {
         let key = FoundKey { name, secret: name, is_sendable: true, settings: None };
-        store.register_keys(&[key]).await.unwrap();
+        store.register_keys(&[key], Timestamp(0)).await.unwrap();
     }
 
     #[tokio::test]

@@ -10,9 +10,10 @@ use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
 use crate::domain::output::{Compiled, OutputSchema};
 use crate::domain::price::Prices;
 use crate::domain::time::Timestamp;
+use crate::domain::tokens;
 use crate::gemini::client::{ApiKey, Client};
 use crate::gemini::wire;
-use crate::store::{Claimed, Ended, Store};
+use crate::store::{Claimed, ClaimedMedia, Ended, Store};
 use crate::worker::media::{self, in_thread};
 use crate::worker::transcripts::Scribe;
 
@@ -79,6 +80,7 @@ impl Started {
             lost_uploads: Vec::new(),
             claimed_at: self.claimed_at,
             reserved: self.reserved,
+            plain_tokens: 0,
             quotas: Vec::new(),
             consumer: None,
             jitter: rand::random(),
@@ -113,6 +115,7 @@ pub(super) async fn run(
         return not_called(kind, reason);
     }
     let is_flex = is_flex(&request);
+    let plain_tokens = plain_tokens(&request, &media);
     let (request, schema) =
         if has_schema { in_thread(move || find_schema(request)).await } else { (request, None) };
     let request = match media::fill(&store, request, media).await {
@@ -162,10 +165,19 @@ pub(super) async fn run(
         cost: call.usage.map_or(0, cost),
         raw: call.raw.map(Into::into),
         lost_uploads,
+        plain_tokens,
         quotas: call.quotas,
         consumer: call.consumer,
         ..started.ended(call.outcome, call.message)
     }
+}
+
+/// Returns the tokens of input that sizes let expect.
+fn plain_tokens(request: &str, media: &[ClaimedMedia]) -> i64 {
+    let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let media: Vec<(String, i64)> =
+        media.iter().map(|it| (it.mime_type.clone(), size(it.size))).collect();
+    tokens::expected(size(request.len() as u64), &media, tokens::ONE)
 }
 
 /// Returns whether a request asks for the tier that costs less.

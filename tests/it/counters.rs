@@ -41,7 +41,7 @@ impl Steps {
             {"prompt_contains": "wrong", "reply": "invalid_argument"},
             {"prompt_contains": "risky", "reply": "blocked_prompt"},
             {"every": 11, "reply": "rate_limit_minute", "retry_delay": "0.05s"}
-        ]}));
+        ], "quota_detail": "message_only"}));
         // While one key rests after a 429, the other goes on.
         env.set("GEMINI_API_KEY_2", "secret-two");
         let mut steps = Self { env, random: Random(seed), jobs: 0, done: Vec::new() };

@@ -27,7 +27,8 @@ fn worked(env: &TestEnv, flags: &[&str], calls: u64) {
     wait_until("the calls", LIMIT, || env.calls() == calls);
     wait_until("their answers", LIMIT, || env.status()["active_workers"] == json!(0));
     // Two audits of the worker later it has had its chance.
-    let turns = "SELECT heartbeat_at FROM workers";
+    let turns = "SELECT coalesce(max(heartbeat_at), 0) FROM workers";
+    wait_until("the worker", LIMIT, || env.count(turns) > 0);
     let before = env.count(turns);
     wait_until("a sign of life", LIMIT, || env.count(turns) > before);
     assert_eq!(env.calls(), calls);
@@ -212,7 +213,7 @@ fn tokens_are_reserved_and_put_right() {
 #[test]
 fn an_overloaded_model_gets_fewer_calls_until_it_answers_again() {
     let env = TestEnv::with_stand_in(&json!({
-        "script": [{"first": 12, "reply": "overloaded", "delay_ms": 50}], "latency_ms": 20
+        "script": [{"first": 8, "reply": "overloaded", "delay_ms": 50}], "latency_ms": 20
     }));
     env.prompts("in.jsonl", &numbered(30));
     env.gq(&["keys", "set", "GEMINI_API_KEY", "--tier", "paid"]).exits(0);
@@ -290,4 +291,79 @@ fn keys_that_run_out_together_may_be_of_one_project() {
         let told = env.gq(&["keys"]).exits(0).stderr;
         assert_eq!(told.contains("seem to be keys of one project"), together, "{told}");
     }
+}
+
+#[test]
+fn a_prompt_that_no_minute_has_room_for_stands_back() {
+    let env = TestEnv::with_stand_in(&json!({"quota": {"tpm": 1_000}, "minute_ms": 1000}));
+    let mut prompts = vec!["word ".repeat(2_000)];
+    prompts.extend(numbered(30));
+    env.prompts("in.jsonl", &prompts);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let worker = env.spawn(&["work"]);
+    wait_until("all others to be answered", LIMIT, || {
+        env.status()["jobs"]["succeeded"] == json!(30)
+    });
+    worker.kill();
+    assert_eq!(env.count("SELECT attempts FROM jobs WHERE task_id = 't1'"), 0);
+    let large = env.count("SELECT count(*) FROM attempts WHERE job_id = 1");
+    assert!((1..=6).contains(&large), "{large} calls of the large one");
+}
+
+#[test]
+fn what_was_noted_under_a_clock_that_was_ahead_holds_nothing_up() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    env.prompts("in.jsonl", &numbered(3));
+    env.gq(&["run", "in.jsonl", "--rpm", "100", "--rpd", "500"]).exits(0);
+    env.execute(
+        "UPDATE slots
+            SET next_at = next_at + 172800000, day = day + 2, exhausted_at = 9999999999999,
+                streak = 2, recent = '60000 ' || (unixepoch() * 1000 + 172800000) || ' 0 3 9'",
+    );
+    env.prompts("more.jsonl", &numbered(200));
+    env.gq(&["enqueue", "more.jsonl"]).exits(0);
+    let worker = env.spawn(&["work", "--rpm", "100", "--rpd", "500"]);
+    wait_until("calls", LIMIT, || env.calls() >= 6);
+    worker.kill();
+    let right = "SELECT count(*) FROM slots
+                  WHERE next_at < (unixepoch() + 120) * 1000 AND streak = 0
+                    AND exhausted_at <= unixepoch() * 1000 + 1000";
+    assert_eq!(env.count(right), 1);
+    assert_eq!(env.count("SELECT day_calls FROM slots"), i64::try_from(env.calls()).unwrap());
+}
+
+#[test]
+fn what_was_used_stays_used_after_a_reset_and_a_change_of_project() {
+    let env = two_keys(&json!({}));
+    let set = ["keys", "set", "GEMINI_API_KEY_1", "GEMINI_API_KEY_2", "--rpd", "9", "--rpd", "m=4"];
+    env.gq(&[&set[..], &["--project", "p"]].concat()).exits(0);
+    env.prompts("in.jsonl", &numbered(12));
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let work = ["work", "--on-exhausted", "exit"];
+    env.gq(&work).exits(75);
+    assert_eq!(env.calls(), 9);
+    env.gq(&["keys", "reset"]).exits(0);
+    env.gq(&work).exits(75);
+    env.gq(&["keys", "set", "GEMINI_API_KEY_2", "--project", "none"]).exits(0);
+    env.gq(&work).exits(75);
+    assert_eq!(env.calls(), 9);
+}
+
+#[test]
+fn settings_are_shown_before_a_key_is_used() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    let set = ["keys", "set", "GEMINI_API_KEY", "--rpm", "3", "--rpm", "m=5", "--project", "p"];
+    let text = env.gq(&[&set[..], &["--tier", "free"]].concat()).exits(0).stdout;
+    assert!(text.contains("free, project p, rpm 3,m=5"), "{text}");
+    let keys = env.gq(&["keys", "--format", "json"]).exits(0).json();
+    assert_eq!((&keys[0]["rpm"], &keys[0]["tpm"]), (&json!("3,m=5"), &json!(null)));
+}
+
+#[test]
+fn progress_is_printed_line_by_line_where_it_is_asked_for_and_there_is_no_terminal() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    env.prompts("in.jsonl", &numbered(3));
+    let ran = env.gq(&["run", "in.jsonl", "--progress"]).exits(0);
+    assert!(ran.stderr.lines().any(|line| line.starts_with("3/3")), "{}", ran.stderr);
+    assert_eq!(env.gq(&["run", "in.jsonl"]).exits(0).stderr, "");
 }

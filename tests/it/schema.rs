@@ -233,6 +233,8 @@ fn jobs_of_an_older_database_are_checked_too() {
         "ALTER TABLE slots DROP COLUMN day_calls",
         "ALTER TABLE models DROP COLUMN allowed",
         "ALTER TABLE models DROP COLUMN lowered_at",
+        "ALTER TABLE models DROP COLUMN overloads",
+        "ALTER TABLE models DROP COLUMN rest_until",
         "ALTER TABLE models DROP COLUMN token_rate",
         "ALTER TABLE keys DROP COLUMN consumer",
         "ALTER TABLE keys DROP COLUMN twin_id",

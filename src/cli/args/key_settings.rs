@@ -16,13 +16,13 @@ type Change<T> = Option<T>;
 pub(crate) struct KeySettingsArgs {
     /// Requests a minute: `10`, or `MODEL=10` for one model
     #[arg(long, value_name = "LIMIT", value_parser = or_none::<Given>)]
-    rpm: Option<Change<Given>>,
+    rpm: Vec<Change<Given>>,
     /// Input tokens a minute, in the same forms
     #[arg(long, value_name = "LIMIT", value_parser = or_none::<Given>)]
-    tpm: Option<Change<Given>>,
+    tpm: Vec<Change<Given>>,
     /// Requests a day (Pacific time), in the same forms
     #[arg(long, value_name = "LIMIT", value_parser = or_none::<Given>)]
-    rpd: Option<Change<Given>>,
+    rpd: Vec<Change<Given>>,
     /// Project: keys of one project share limits and rests
     #[arg(long, value_name = "NAME", value_parser = or_none::<String>)]
     project: Option<Change<String>>,
@@ -35,9 +35,9 @@ impl KeySettingsArgs {
     /// Returns the first flag that is given.
     pub(crate) fn first(&self) -> Option<&'static str> {
         let given = [
-            (self.rpm.is_some(), "--rpm"),
-            (self.tpm.is_some(), "--tpm"),
-            (self.rpd.is_some(), "--rpd"),
+            (!self.rpm.is_empty(), "--rpm"),
+            (!self.tpm.is_empty(), "--tpm"),
+            (!self.rpd.is_empty(), "--rpd"),
             (self.project.is_some(), "--project"),
             (self.tier.is_some(), "--tier"),
         ];
@@ -47,11 +47,16 @@ impl KeySettingsArgs {
     /// Returns what is to change.
     pub(crate) fn change(&self) -> SettingsChange {
         SettingsChange {
-            limits: [self.rpm.clone(), self.tpm.clone(), self.rpd.clone()],
+            limits: [together(&self.rpm), together(&self.tpm), together(&self.rpd)],
             project: self.project.clone(),
             tier: self.tier,
         }
     }
+}
+
+/// Returns what all flags of one name say together; `none` takes away what came before.
+fn together(changes: &[Change<Given>]) -> Option<Change<Given>> {
+    changes.iter().cloned().reduce(|before, more| Some(before.unwrap_or_default().with(more?)))
 }
 
 fn or_none<T: FromStr>(text: &str) -> Result<Change<T>, String>

@@ -1,7 +1,8 @@
 //! The keys and their states. Names only, never a secret.
 
 use chrono::TimeZone;
-use gq::domain::key::Tier;
+use gq::domain::key::{KeySettings, Tier};
+use gq::domain::limits::Quota;
 use gq::domain::view::{KeyView, LimitOrigin, LimitView, ModelView, StatusView};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -21,8 +22,14 @@ pub(crate) fn json_list(keys: &[KeyView]) -> serde_json::Result<String> {
     let named = |key| {
         let key: &KeyView = key;
         let mut state = object(key);
-        state.insert("tier".to_owned(), json!(key.tier.map(Tier::as_str)));
-        state.insert("project".to_owned(), json!(key.project));
+        let settings = &key.settings;
+        for quota in Quota::ALL {
+            let given = settings.limits.0[quota as usize].to_string();
+            let value = Some(given).filter(|given| !given.is_empty());
+            state.insert(quota.as_str().to_owned(), json!(value));
+        }
+        state.insert("tier".to_owned(), json!(settings.tier.map(Tier::as_str)));
+        state.insert("project".to_owned(), json!(settings.project));
         state.insert("limits".to_owned(), limits(key));
         Named { name: &key.name, state }
     };
@@ -51,11 +58,17 @@ fn is_told(model: &ModelView, key: &KeyView) -> bool {
     model.status != key.overall || !model.limits.is_empty()
 }
 
-/// Returns what is known of a key's project.
+/// Returns what people say of a key.
 fn standing(key: &KeyView) -> String {
-    let project = key.project.as_ref().map(|project| format!("project {project}"));
-    let tier = key.tier.map(|tier| tier.as_str().to_owned());
-    tier.into_iter().chain(project).collect::<Vec<_>>().join(", ")
+    let KeySettings { limits, project, tier } = &key.settings;
+    let project = project.as_ref().map(|project| format!("project {project}"));
+    let tier = tier.map(|tier| tier.as_str().to_owned());
+    let limit = |quota: Quota| {
+        let given = limits.0[quota as usize].to_string();
+        (!given.is_empty()).then(|| format!("{} {given}", quota.as_str()))
+    };
+    let limits = Quota::ALL.into_iter().filter_map(limit);
+    tier.into_iter().chain(project).chain(limits).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns a limit with what is used of it, such as `rpm 3/20 learned`.

@@ -127,6 +127,7 @@ fn numbers(name: &str, counts: &Counts) -> Vec<String> {
 mod tests {
     use chrono::FixedOffset;
     use gq::domain::forecast::Forecast;
+    use gq::domain::key::KeySettings;
     use gq::domain::view::{BatchView, KeyStatus, KeyView, StatusView, Waiting, WorkerView};
 
     use super::*;
@@ -153,8 +154,7 @@ mod tests {
             keys: vec![KeyView {
                 name: "GEMINI_API_KEY".into(),
                 overall,
-                project: None,
-                tier: None,
+                settings: KeySettings::default(),
                 models: vec![],
                 same_project_as: None,
             }],

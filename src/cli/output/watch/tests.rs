@@ -1,4 +1,5 @@
 use chrono::FixedOffset;
+use gq::domain::key::KeySettings;
 use gq::domain::limits::Quota;
 use gq::domain::outcome::ErrorKind;
 use gq::domain::view::{JobError, LimitOrigin, LimitView, ModelView, UsedUp, Waiting, WorkerView};
@@ -48,8 +49,7 @@ fn view() -> View {
     let key = |name: &str, overall, models| KeyView {
         name: name.into(),
         overall,
-        project: None,
-        tier: None,
+        settings: KeySettings::default(),
         models,
         same_project_as: None,
     };
