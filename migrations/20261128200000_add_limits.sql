@@ -27,6 +27,11 @@ ALTER TABLE keys ADD COLUMN consumer TEXT;
 -- A key that ran out in the same moment.
 ALTER TABLE keys ADD COLUMN twin_id INTEGER;
 
+-- Limits that the worker was told for each slot.
+ALTER TABLE workers ADD COLUMN rpm TEXT;
+ALTER TABLE workers ADD COLUMN tpm TEXT;
+ALTER TABLE workers ADD COLUMN rpd TEXT;
+
 CREATE TABLE key_settings (
     key_id          INTEGER NOT NULL REFERENCES keys (id) ON DELETE CASCADE,
     origin          TEXT NOT NULL CHECK (origin = 'environment' OR origin = 'command'),

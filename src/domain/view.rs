@@ -253,6 +253,8 @@ pub enum LimitOrigin {
     Environment,
     /// `gq keys set`.
     Set,
+    /// A worker that runs was told so.
+    Worker,
     /// A 429 named it, then.
     Learned(Timestamp),
 }

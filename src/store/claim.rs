@@ -63,7 +63,8 @@ pub(super) async fn claim(
     if request.audit {
         let models: Vec<(i64, String)> =
             opened.models.iter().map(|model| (model.id, model.name.clone())).collect();
-        report.capacity = Some(standing.capacity(&models, &policy.limits, &today));
+        report.capacity =
+            Some(standing.capacity(&models, std::slice::from_ref(&policy.limits), &today));
     }
     let mut needs = Needs::default();
     if ahead > 0 {

@@ -133,3 +133,16 @@ impl Store {
             .await
     }
 }
+
+/// Reads the limits that workers were told for each slot.
+pub(super) async fn of_workers(
+    connection: &mut SqliteConnection,
+) -> Result<Vec<GivenLimits>, StoreError> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT coalesce(rpm, ''), coalesce(tpm, ''), coalesce(rpd, '') FROM workers",
+    )
+    .fetch_all(connection)
+    .await?;
+    let limits = |(rpm, tpm, rpd)| Ok(SettingsRow([rpm, tpm, rpd], None, None).read()?.limits);
+    rows.into_iter().map(limits).collect()
+}

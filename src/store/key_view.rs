@@ -6,12 +6,13 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::key::KeySettings;
-use crate::domain::limits::Quota;
+use crate::domain::limits::{GivenLimits, Quota};
 use crate::domain::slot::{Rests, Slot};
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
 use crate::domain::view::{KeyStatus, KeyView, LimitOrigin, LimitView, ModelView, StatusView};
 use crate::store::StoreError;
+use crate::store::key_settings;
 use crate::store::keys::{KeyRow, NO_ROW, Printed, UNSENDABLE, all, find_owners};
 use crate::store::standing::{Slots, read_slots};
 
@@ -105,6 +106,7 @@ pub(super) async fn views(
 ) -> Result<Vec<KeyView>, StoreError> {
     let today = Today::at(now);
     let (slots, _) = read_slots(&mut *connection, &today).await?;
+    let workers = key_settings::of_workers(&mut *connection).await?;
     let models: Vec<(i64, String, bool)> = sqlx::query_as(
         "SELECT id, name,
                 EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND model_id = m.id)
@@ -118,7 +120,7 @@ pub(super) async fn views(
         .filter(|row| !row.name.starts_with('#'))
         .map(|row| KeyView {
             same_project_as: same_project(row, rows),
-            ..key_view(row, rows, (&slots, &models), (rests, &today))
+            ..key_view(row, (rows, &workers), (&slots, &models), (rests, &today))
         })
         .collect())
 }
@@ -134,7 +136,7 @@ fn same_project(row: &KeyRow, all: &[KeyRow]) -> Option<String> {
 
 fn key_view(
     row: &KeyRow,
-    rows: &[KeyRow],
+    (rows, workers): (&[KeyRow], &[GivenLimits]),
     (slots, models): (&Slots, &[(i64, String, bool)]),
     (rests, today): (&Rests, &Today),
 ) -> KeyView {
@@ -145,7 +147,7 @@ fn key_view(
     for (id, name, used) in models {
         let slot = slots.get(&(row.owner, *id));
         let slot_or_fresh = slot.cloned().unwrap_or_default();
-        let view = model_view(&project, name, &slot_or_fresh, (rests, today));
+        let view = model_view((&project, workers), name, &slot_or_fresh, (rests, today));
         if *used || (!any_in_use && slot.is_some()) {
             in_use.push(view.status.clone());
         }
@@ -164,13 +166,13 @@ fn key_view(
 
 /// Returns what people see of a slot of the keys `project`.
 fn model_view(
-    project: &[&KeyRow],
+    (project, workers): (&[&KeyRow], &[GivenLimits]),
     name: &str,
     slot: &Slot,
     (rests, today): (&Rests, &Today),
 ) -> ModelView {
     let mut status = slot.view(rests, today.now);
-    let limit = |quota| limit_view(project, name, slot, quota, today);
+    let limit = |quota| limit_view((project, workers), name, slot, quota, today);
     let limits: Vec<LimitView> = Quota::ALL.into_iter().filter_map(limit).collect();
     let has_had_its_day = limits.iter().any(|it| it.quota == Quota::Rpd && it.used >= it.limit);
     if has_had_its_day && status.status == KeyStatus::Available {
@@ -184,7 +186,7 @@ fn model_view(
 
 /// Returns the lowest of what people and 429s say.
 fn limit_view(
-    project: &[&KeyRow],
+    (project, workers): (&[&KeyRow], &[GivenLimits]),
     model: &str,
     slot: &Slot,
     quota: Quota,
@@ -198,7 +200,9 @@ fn limit_view(
     });
     let learned = slot.learned.0[quota as usize]
         .and_then(|it| Some((it.raised(today.now)?, LimitOrigin::Learned(it.at))));
-    let (limit, origin) = given.chain(learned).min_by_key(|(limit, _)| *limit)?;
+    let told = workers.iter().filter_map(|limits| limits.of(model).of(quota));
+    let told = told.map(|limit| (limit, LimitOrigin::Worker));
+    let (limit, origin) = given.chain(told).chain(learned).min_by_key(|(limit, _)| *limit)?;
     Some(LimitView { quota, limit, used, origin })
 }
 

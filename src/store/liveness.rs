@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 
+use crate::domain::limits::{Given, GivenLimits};
 use crate::domain::time::Timestamp;
 use crate::store::turn::WorkerId;
 use crate::store::{Store, StoreError, connection};
@@ -21,8 +22,10 @@ impl Store {
     pub async fn register_worker(
         &self,
         workers: usize,
+        limits: &GivenLimits,
         now: Timestamp,
     ) -> Result<Registration, StoreError> {
+        let [rpm, tpm, rpd] = limits.0.each_ref().map(Given::to_string);
         let token = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
         let folder = connection::lock_folder(&self.path);
         connection::make_lock_folder(&folder)?;
@@ -36,13 +39,16 @@ impl Store {
             .write(move |connection| {
                 Box::pin(async move {
                     let done = sqlx::query(
-                        "INSERT INTO workers (token, pid, workers, heartbeat_at)
-                         VALUES (?1, ?2, ?3, ?4)",
+                        "INSERT INTO workers (token, pid, workers, heartbeat_at, rpm, tpm, rpd)
+                         VALUES (?1, ?2, ?3, ?4, nullif(?5, ''), nullif(?6, ''), nullif(?7, ''))",
                     )
                     .bind(token)
                     .bind(std::process::id())
                     .bind(workers)
                     .bind(now.0)
+                    .bind(rpm)
+                    .bind(tpm)
+                    .bind(rpd)
                     .execute(connection)
                     .await?;
                     Ok(WorkerId(done.last_insert_rowid()))

@@ -141,7 +141,8 @@ impl Opening<'_> {
         }
         let (rests, now) = (&self.policy.rests, self.today.now);
         let name = &self.opened.models[model].name;
-        let limits = self.standing.limits(place, name, &self.policy.limits, now);
+        let limits =
+            self.standing.limits(place, name, std::slice::from_ref(&self.policy.limits), now);
         let fresh = Slot::default();
         let slot = self.standing.slots.get(&place).unwrap_or(&fresh);
         let ready = slot.traffic.ready(&limits, 0, false, &self.today);

@@ -243,12 +243,12 @@ impl Standing {
         &self,
         place: Place,
         model: &str,
-        given: &GivenLimits,
+        given: &[GivenLimits],
         now: Timestamp,
     ) -> Limits {
         let learned = self.slots.get(&place).map(|slot| slot.learned.limits(now));
         let own = self.project(place.0).map(|key| key.settings.limits.of(model));
-        let all = own.chain(learned).chain([given.of(model)]);
+        let all = own.chain(learned).chain(given.iter().map(|limits| limits.of(model)));
         all.fold(Limits::default(), |one, other| one.and(&other))
     }
 
@@ -256,7 +256,7 @@ impl Standing {
     pub(super) fn capacity(
         &self,
         models: &[(i64, String)],
-        given: &GivenLimits,
+        given: &[GivenLimits],
         today: &Today,
     ) -> Capacity {
         let mut owners: Vec<i64> =

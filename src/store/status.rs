@@ -1,7 +1,6 @@
 //! The queue at a glance, from counters and small tables: its cost does not grow with the jobs.
 
 use crate::domain::forecast::{Capacity, Forecast};
-use crate::domain::limits::GivenLimits;
 use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
@@ -9,6 +8,7 @@ use crate::domain::view::{
     BatchView, Counts, FailureView, JobError, JobState, KeyStatus, KeyView, QueueStatus, UsedUp,
     Waiting, WorkerView,
 };
+use crate::store::key_settings;
 use crate::store::standing::Standing;
 use crate::store::{FoundKey, Store, StoreError};
 
@@ -65,7 +65,8 @@ impl Store {
         )
         .fetch_all(&mut *connection)
         .await?;
-        Ok(standing.capacity(&models, &GivenLimits::default(), today))
+        let workers = key_settings::of_workers(&mut connection).await?;
+        Ok(standing.capacity(&models, &workers, today))
     }
 
     /// Returns the batches that have jobs, with their counts.

@@ -143,7 +143,9 @@ pub async fn run(
     events: Events,
 ) -> Result<Finish, StoreError> {
     let registration = tokio::select! {
-        registration = store.register_worker(options.workers, clock::now()) => registration?,
+        registration = store.register_worker(
+            options.workers, &options.policy.limits, clock::now(),
+        ) => registration?,
         Ok(_) = stop.wait_for(|phase| *phase > Phase::Running) => return Ok(Finish::Stopped),
     };
     let worker = registration.worker;

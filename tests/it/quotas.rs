@@ -367,3 +367,20 @@ fn progress_is_printed_line_by_line_where_it_is_asked_for_and_there_is_no_termin
     assert!(ran.stderr.lines().any(|line| line.starts_with("3/3")), "{}", ran.stderr);
     assert_eq!(env.gq(&["run", "in.jsonl"]).exits(0).stderr, "");
 }
+
+#[test]
+fn limits_that_a_worker_was_told_are_seen_while_it_runs() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    env.prompts("in.jsonl", &numbered(5));
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let worker = env.spawn(&["work", "--rpd", "2"]);
+    wait_until("the day to be over", LIMIT, || env.status()["waiting_for"]["until"].is_string());
+    let status = env.status();
+    assert_eq!(status["key_status"]["GEMINI_API_KEY"]["status"], "fully_exhausted");
+    assert_eq!(status["forecast"]["per_day"], json!(2));
+    let keys = env.gq(&["keys"]).exits(0).stdout;
+    assert!(keys.contains("rpd 2/2 worker"), "{keys}");
+    let told = worker.stderr();
+    assert!(told.contains("the key rests"), "it says until when: {told}");
+    worker.kill();
+}

@@ -81,6 +81,7 @@ fn origin_name(origin: LimitOrigin) -> &'static str {
     match origin {
         LimitOrigin::Environment => "environment",
         LimitOrigin::Set => "set",
+        LimitOrigin::Worker => "worker",
         LimitOrigin::Learned(_) => "learned",
     }
 }
@@ -108,7 +109,7 @@ fn limits(key: &KeyView) -> Value {
 fn limit_value(limit: &LimitView) -> Value {
     let learned_at = match limit.origin {
         LimitOrigin::Learned(at) => Some(at),
-        LimitOrigin::Environment | LimitOrigin::Set => None,
+        LimitOrigin::Environment | LimitOrigin::Set | LimitOrigin::Worker => None,
     };
     json!({"limit": limit.limit, "used": limit.used, "origin": origin_name(limit.origin),
         "learned_at": text_of(learned_at)})
