@@ -58,13 +58,11 @@ pub(super) async fn claim(
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
     let look = Look { scope: policy.scope, now, calls, ahead, pending: counts.pending };
     let mut candidates = candidates(connection, look, &opened, &mut wake).await?;
-    estimate::tokens(connection, &mut candidates, &opened).await?;
+    estimate::tokens(connection, &mut candidates, &opened, &standing.models).await?;
     report.waiting = opened.waiting(&wake);
     if request.audit {
-        let models: Vec<(i64, String)> =
-            opened.models.iter().map(|model| (model.id, model.name.clone())).collect();
-        report.capacity =
-            Some(standing.capacity(&models, std::slice::from_ref(&policy.limits), &today));
+        let given = std::slice::from_ref(&policy.limits);
+        report.capacity = Some(standing.capacity(&opened.models, given, &today));
     }
     let mut needs = Needs::default();
     if ahead > 0 {
@@ -152,7 +150,7 @@ async fn candidates(
 ) -> Result<Vec<Candidate>, StoreError> {
     let mut candidates = Vec::new();
     let mut short = Vec::new();
-    for model in opened.models.iter().map(|model| model.id) {
+    for model in opened.models.iter().map(|(model, _)| *model) {
         let is_open = opened.open.keys.iter().any(|key| key.slot.1 == model);
         let wanted = if is_open { calls + ahead } else { 0 };
         if wanted == 0 {

@@ -5,7 +5,6 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::plan::Candidate;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, UsedUp};
-use crate::store::models::Model;
 use crate::store::{Store, StoreError};
 
 /// Which jobs a worker works.
@@ -144,8 +143,7 @@ pub(super) async fn state(
 macro_rules! models {
     ($way:literal, $own:literal) => {
         concat!(
-            "SELECT id, name, token_rate, allowed, lowered_at, overloads, rest_until FROM models AS m
-              WHERE EXISTS
+            "SELECT id, name FROM models AS m WHERE EXISTS
                 (SELECT 1 FROM jobs AS j ",
             $way,
             " WHERE j.state = 'pending' AND ",
@@ -159,7 +157,7 @@ macro_rules! models {
 pub(super) async fn models(
     connection: &mut SqliteConnection,
     scope: Scope,
-) -> Result<Vec<Model>, StoreError> {
+) -> Result<Vec<(i64, String)>, StoreError> {
     let query = sqlx::query_as(pending_in!(scope, models));
     Ok(query.bind(scope.id()).fetch_all(connection).await?)
 }

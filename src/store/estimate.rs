@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::limits::Quota;
 use crate::domain::plan::Candidate;
 use crate::domain::tokens;
+use crate::store::models::Model;
 use crate::store::opening::Opened;
 use crate::store::{StoreError, bulk};
 
@@ -16,6 +17,7 @@ pub(super) async fn tokens(
     connection: &mut SqliteConnection,
     candidates: &mut [Candidate],
     opened: &Opened,
+    models: &HashMap<i64, Model>,
 ) -> Result<(), StoreError> {
     let is_counted = |model: i64| {
         let mut slots = opened.open.slots.iter().filter(|(place, _)| place.1 == model);
@@ -24,8 +26,9 @@ pub(super) async fn tokens(
     let rates: HashMap<i64, i64> = opened
         .models
         .iter()
-        .filter(|model| is_counted(model.id))
-        .map(|model| (model.id, model.token_rate))
+        .map(|(model, _)| *model)
+        .filter(|model| is_counted(*model))
+        .map(|model| (model, models.get(&model).map_or(tokens::ONE, |it| it.token_rate)))
         .collect();
     let asked: Vec<i64> =
         candidates.iter().filter(|job| rates.contains_key(&job.model)).map(|job| job.job).collect();

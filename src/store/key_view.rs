@@ -105,7 +105,7 @@ pub(super) async fn views(
     now: Timestamp,
 ) -> Result<Vec<KeyView>, StoreError> {
     let today = Today::at(now);
-    let (slots, _) = read_slots(&mut *connection, &today).await?;
+    let slots = read_slots(&mut *connection, &today).await?.slots;
     let workers = key_settings::of_workers(&mut *connection).await?;
     let models: Vec<(i64, String, bool)> = sqlx::query_as(
         "SELECT id, name,

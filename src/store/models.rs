@@ -40,16 +40,26 @@ pub(super) async fn busy(
 }
 
 /// A model as the database holds it.
-#[derive(sqlx::FromRow)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub(super) struct Model {
-    pub(super) id: i64,
-    pub(super) name: String,
-    /// Thousandths.
+    /// Tokens that calls had, in thousandths of those that their size let expect.
     pub(super) token_rate: i64,
     allowed: Option<i64>,
     lowered_at: Option<i64>,
     overloads: i64,
-    rest_until: Option<i64>,
+    model_rest_until: Option<i64>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            token_rate: tokens::ONE,
+            allowed: None,
+            lowered_at: None,
+            overloads: 0,
+            model_rest_until: None,
+        }
+    }
 }
 
 impl Model {
@@ -58,8 +68,25 @@ impl Model {
             allowed: self.allowed,
             lowered_at: self.lowered_at.map(Timestamp),
             streak: self.overloads,
-            rest_until: self.rest_until.map(Timestamp),
+            rest_until: self.model_rest_until.map(Timestamp),
         }
+    }
+
+    /// Takes new values; returns whether they are worth to be written. A rate that hardly moved
+    /// is not.
+    fn take(&mut self, overload: Overload, token_rate: i64) -> bool {
+        let moved = (token_rate - self.token_rate).abs() > self.token_rate / 50;
+        let eased = overload != self.overload();
+        if moved || eased {
+            *self = Self {
+                token_rate: if moved { token_rate } else { self.token_rate },
+                allowed: overload.allowed,
+                lowered_at: overload.lowered_at.map(|time| time.0),
+                overloads: overload.streak,
+                model_rest_until: overload.rest_until.map(|time| time.0),
+            };
+        }
+        moved || eased
     }
 }
 
@@ -67,31 +94,19 @@ impl Model {
 /// in what is sent to them.
 pub(super) async fn ease(
     connection: &mut SqliteConnection,
+    models: &mut HashMap<i64, Model>,
     ended: &[Ended],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let told = |ended: &&Ended| is_overload(ended) || ended.outcome == Outcome::Answered;
-    let mut models: Vec<i64> = ended.iter().filter(told).map(|ended| ended.model).collect();
-    models.sort_unstable();
-    models.dedup();
-    for model in models {
-        let row: Option<Model> = sqlx::query_as(
-            "SELECT id, name, token_rate, allowed, lowered_at, overloads, rest_until FROM models
-              WHERE id = ?1",
-        )
-        .bind(model)
-        .fetch_optional(&mut *connection)
-        .await?;
-        let Some(row) = row else { continue };
-        let before = (row.overload(), row.token_rate);
-        let (mut overload, mut token_rate) = before;
-        for ended in ended.iter().filter(|ended| ended.model == model) {
+    for (id, model) in models {
+        let (mut overload, mut token_rate) = (model.overload(), model.token_rate);
+        for ended in ended.iter().filter(|ended| ended.model == *id) {
             if is_overload(ended) {
                 let busy: i64 = sqlx::query_scalar(
                     "SELECT count(*) FROM jobs INDEXED BY jobs_running
                       WHERE state = 'running' AND model_id = ?1",
                 )
-                .bind(model)
+                .bind(id)
                 .fetch_one(&mut *connection)
                 .await?;
                 overload = overload.after_overload(busy, ended.started_at, now);
@@ -102,22 +117,31 @@ pub(super) async fn ease(
                 token_rate = tokens::corrected(token_rate, ended.plain_tokens, usage.prompt_tokens);
             }
         }
-        if (overload, token_rate) != before {
-            sqlx::query(
-                "UPDATE models SET allowed = ?2, lowered_at = ?3, token_rate = ?4, overloads = ?5,
-                        rest_until = ?6
-                  WHERE id = ?1",
-            )
-            .bind(model)
-            .bind(overload.allowed)
-            .bind(overload.lowered_at.map(|time| time.0))
-            .bind(token_rate)
-            .bind(overload.streak)
-            .bind(overload.rest_until.map(|time| time.0))
-            .execute(&mut *connection)
-            .await?;
+        if model.take(overload, token_rate) {
+            write(connection, *id, model).await?;
         }
     }
+    Ok(())
+}
+
+async fn write(
+    connection: &mut SqliteConnection,
+    id: i64,
+    model: &Model,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE models SET allowed = ?2, lowered_at = ?3, token_rate = ?4, overloads = ?5,
+                rest_until = ?6
+          WHERE id = ?1",
+    )
+    .bind(id)
+    .bind(model.allowed)
+    .bind(model.lowered_at)
+    .bind(model.token_rate)
+    .bind(model.overloads)
+    .bind(model.model_rest_until)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

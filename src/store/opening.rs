@@ -40,7 +40,7 @@ impl Wake {
 pub(super) struct Opened {
     pub(super) open: Open,
     /// Those with pending jobs.
-    pub(super) models: Vec<Model>,
+    pub(super) models: Vec<(i64, String)>,
     /// Keys that are alive and have no open slot.
     resting: usize,
     /// Keys that rest after a use.
@@ -117,7 +117,7 @@ impl Opening<'_> {
         }
         let mut usable = cooling.is_some();
         for index in 0..self.opened.models.len() {
-            let model = self.opened.models[index].id;
+            let model = self.opened.models[index].0;
             let slot = (owner, model);
             if cooling.is_none() && self.rests(slot, index) {
                 continue;
@@ -140,7 +140,7 @@ impl Opening<'_> {
             return *rests;
         }
         let (rests, now) = (&self.policy.rests, self.today.now);
-        let name = &self.opened.models[model].name;
+        let name = &self.opened.models[model].1;
         let limits =
             self.standing.limits(place, name, std::slice::from_ref(&self.policy.limits), now);
         let fresh = Slot::default();
@@ -183,20 +183,20 @@ impl Opening<'_> {
     }
 
     fn count_models(&mut self, pending: i64) {
-        for model in &self.opened.models {
-            let slots = self.opened.open.slots.iter().filter(|(place, _)| place.1 == model.id);
+        for (model, _) in &self.opened.models {
+            let slots = self.opened.open.slots.iter().filter(|(place, _)| place.1 == *model);
             let rooms = slots.map(|(_, slot)| slot.traffic.room(&slot.limits));
             let room = rooms.fold(0_i64, i64::saturating_add);
-            let of_model = self.busy.iter().filter(|((_, id), _)| *id == model.id);
+            let of_model = self.busy.iter().filter(|((_, id), _)| *id == *model);
             let in_flight: i64 = of_model.map(|(_, (_, recent))| recent).sum();
-            let overload = model.overload();
+            let overload = self.standing.models.get(model).map(Model::overload).unwrap_or_default();
             let rest = overload.rest_end(self.today.now);
             if let Some(end) = rest {
                 self.wake.at(end);
             }
             let most = if rest.is_some() { 0 } else { overload.most() };
             let open = OpenModel { room: most.saturating_sub(in_flight), paced: pending > room };
-            self.opened.open.models.insert(model.id, open);
+            self.opened.open.models.insert(*model, open);
         }
     }
 }

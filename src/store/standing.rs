@@ -16,8 +16,9 @@ use crate::domain::today::Today;
 use crate::domain::traffic::Traffic;
 use crate::domain::window::Window;
 use crate::store::keys::{self, KeyRow};
+use crate::store::models::{self, Model};
 use crate::store::turn::{Ended, Policy};
-use crate::store::{StoreError, bulk, models};
+use crate::store::{StoreError, bulk};
 
 /// Keys of one project run out within so long.
 const SAME_MOMENT: Duration = Duration::from_secs(2);
@@ -29,6 +30,8 @@ pub(super) type Slots = HashMap<Place, Slot>;
 pub(super) struct Standing {
     pub(super) keys: Vec<KeyRow>,
     pub(super) slots: Slots,
+    /// Models that have slots.
+    pub(super) models: HashMap<i64, Model>,
     /// Where the keys of each project stand, by the row of the first.
     projects: HashMap<i64, Vec<usize>>,
     /// Where each key stands, by its row.
@@ -47,9 +50,10 @@ impl Standing {
         for (index, key) in keys.iter().enumerate() {
             projects.entry(key.owner).or_default().push(index);
         }
-        let (slots, ahead) = read_slots(connection, today).await?;
+        let ReadSlots { slots, models, ahead } = read_slots(connection, today).await?;
         Ok(Self {
             slots,
+            models,
             projects,
             places: keys.iter().enumerate().map(|(index, key)| (key.id, index)).collect(),
             keys,
@@ -133,7 +137,7 @@ impl Standing {
             }
             self.put(place, slot);
         }
-        models::ease(connection, ended, now).await?;
+        models::ease(connection, &mut self.models, ended, now).await?;
         keys::rest_after_use(connection, &mut self.keys, ended, policy.key_cooldown).await
     }
 
@@ -348,6 +352,14 @@ fn slot_row(place: Place, slot: &Slot) -> SlotRow {
     )
 }
 
+/// Slots as they were read.
+pub(super) struct ReadSlots {
+    pub(super) slots: Slots,
+    models: HashMap<i64, Model>,
+    /// Those that were put right because something was noted under a clock that was ahead.
+    ahead: HashSet<Place>,
+}
+
 #[derive(sqlx::FromRow)]
 struct ReadSlot {
     key_id: i64,
@@ -364,48 +376,57 @@ struct ReadSlot {
     next_at: i64,
     day: i64,
     day_calls: i64,
+    #[sqlx(flatten)]
+    model: Model,
 }
 
-/// Reads all slots as they stand at `today`, and tells which were put right because something of
-/// them was noted under a clock that was ahead.
+/// Reads all slots, with their models, as they stand at `today`.
 pub(super) async fn read_slots(
     connection: &mut SqliteConnection,
     today: &Today,
-) -> Result<(Slots, HashSet<Place>), StoreError> {
+) -> Result<ReadSlots, StoreError> {
     let rows: Vec<ReadSlot> = sqlx::query_as(
-        "SELECT key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at,
-                reason, learned, recent, next_at, day, day_calls
-           FROM slots",
+        "SELECT s.key_id, s.model_id, s.streak, s.total, s.rest_until, s.is_full, s.is_never,
+                s.exhausted_at, s.reason, s.learned, s.recent, s.next_at, s.day, s.day_calls,
+                m.token_rate, m.allowed, m.lowered_at, m.overloads,
+                m.rest_until AS model_rest_until
+           FROM slots AS s CROSS JOIN models AS m ON m.id = s.model_id",
     )
     .fetch_all(connection)
     .await?;
-    let mut ahead = HashSet::new();
-    let slot = |row: ReadSlot| {
-        let mut slot = Slot {
-            streak: row.streak,
-            total: row.total,
-            rest_until: row.rest_until.map(Timestamp),
-            full: row.is_full,
-            never: row.is_never,
-            exhausted_at: row.exhausted_at.map(Timestamp),
-            reason: row.reason,
-            learned: read_learned(&row.learned),
-            traffic: Traffic {
-                window: Window::from_text(&row.recent),
-                next_at: Timestamp(row.next_at),
-                day: row.day,
-                day_calls: row.day_calls,
-            },
-        };
-        let place = (row.key_id, row.model_id);
+    let (mut slots, mut models, mut ahead) = (Slots::new(), HashMap::new(), HashSet::new());
+    for row in rows {
+        let (place, model, mut slot) = row.into_slot();
         if slot.is_ahead(today) {
             ahead.insert(place);
         }
         slot.advance(today);
-        (place, slot)
-    };
-    let slots = rows.into_iter().map(slot).collect();
-    Ok((slots, ahead))
+        slots.insert(place, slot);
+        models.insert(place.1, model);
+    }
+    Ok(ReadSlots { slots, models, ahead })
+}
+
+impl ReadSlot {
+    fn into_slot(self) -> (Place, Model, Slot) {
+        let slot = Slot {
+            streak: self.streak,
+            total: self.total,
+            rest_until: self.rest_until.map(Timestamp),
+            full: self.is_full,
+            never: self.is_never,
+            exhausted_at: self.exhausted_at.map(Timestamp),
+            reason: self.reason,
+            learned: read_learned(&self.learned),
+            traffic: Traffic {
+                window: Window::from_text(&self.recent),
+                next_at: Timestamp(self.next_at),
+                day: self.day,
+                day_calls: self.day_calls,
+            },
+        };
+        ((self.key_id, self.model_id), self.model, slot)
+    }
 }
 
 /// Reads limits; text of another form tells of none.
