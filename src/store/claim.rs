@@ -53,7 +53,7 @@ pub(super) async fn claim(
             wake.at(due);
         }
     }
-    let keys = (&own, counts.pending);
+    let keys = (&own, &counts);
     let mut opened = opening::open(connection, standing, keys, policy, today, &mut wake).await?;
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
     let look = Look { scope: policy.scope, now, calls, ahead, pending: counts.pending };

@@ -10,9 +10,9 @@ use crate::domain::slot::Slot;
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
 use crate::domain::traffic::{Busy, Ready};
-use crate::domain::view::Waiting;
+use crate::domain::view::{Counts, Waiting};
 use crate::store::StoreError;
-use crate::store::due;
+use crate::store::due::{self, Scope};
 use crate::store::models::{self, Model};
 use crate::store::standing::Standing;
 use crate::store::turn::Policy;
@@ -61,17 +61,18 @@ impl Opened {
     }
 }
 
-/// Finds out what may be used of the keys `own`, for `pending` jobs.
+/// Finds out what may be used of the keys `own`, for the jobs in scope.
 pub(super) async fn open(
     connection: &mut SqliteConnection,
     standing: &mut Standing,
-    (own, pending): (&HashSet<i64>, i64),
+    (own, counts): (&HashSet<i64>, &Counts),
     policy: &Policy,
     today: Today,
     wake: &mut Wake,
 ) -> Result<Opened, StoreError> {
     let models = due::models(connection, policy.scope).await?;
-    let busy = models::busy(connection, today.now).await?;
+    let none_runs = policy.scope == Scope::All && counts.running == 0;
+    let busy = if none_runs { HashMap::new() } else { models::busy(connection, today.now).await? };
     let mut opening = Opening {
         standing,
         policy,
@@ -89,7 +90,7 @@ pub(super) async fn open(
             opening.key((key.id, key.owner), rank, cooling);
         }
     }
-    opening.count_models(pending);
+    opening.count_models(counts.pending);
     Ok(opening.opened)
 }
 
