@@ -105,7 +105,7 @@ impl Api {
             direct: true,
         })?;
         let key = FoundKey { name: MOCK_KEY, secret: MOCK_KEY, is_sendable: true, settings: None };
-        let rows = store.register_keys(&[key], now()).await?;
+        let rows = store.register_keys(&[key], now).await?;
         let keys = rows.into_iter().map(|row| WorkerKey {
             id: row.id,
             name: row.name,
@@ -136,7 +136,7 @@ pub(crate) fn found(keys: &[NamedKey]) -> Vec<FoundKey<'_>> {
 
 /// Records the keys that are set, and returns them with their rows.
 pub(crate) async fn register(store: &Store, keys: &[NamedKey]) -> Result<Vec<WorkerKey>> {
-    let rows = store.register_keys(&found(keys), now()).await?;
+    let rows = store.register_keys(&found(keys), now).await?;
     let with_row = keys.iter().zip(rows).map(|(key, row)| WorkerKey {
         id: row.id,
         name: row.name,

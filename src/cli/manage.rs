@@ -40,7 +40,7 @@ pub(crate) async fn keys(context: &mut Context, args: &KeysArgs) -> Result<ExitS
     match args.action {
         KeysAction::Reset => store.reset_keys(names, now()).await?,
         KeysAction::Disable => store.set_keys_disabled(names, Switch::Off, now()).await?,
-        KeysAction::Set => store.set_keys(names, args.settings.change(), now()).await?,
+        KeysAction::Set => store.set_keys(names, args.settings.change(), now).await?,
         KeysAction::Enable | KeysAction::List | KeysAction::Check => {
             store.set_keys_disabled(names, Switch::On, now()).await?;
         }

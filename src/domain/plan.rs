@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::time::Duration;
 
 use crate::domain::limits::{Limits, Quota};
 use crate::domain::time::Timestamp;
@@ -167,6 +168,9 @@ struct Blocked {
     lasting: bool,
 }
 
+/// A job that is too large for what is left of a minute lets smaller ones go first for so long.
+const LONG: Duration = Duration::from_mins(2);
+
 /// How gladly a key is used, the least first: what it costs, calls of its slot in flight, when that
 /// was used last, its own calls in flight, its number.
 type Burden = (u8, i64, i64, i64, usize);
@@ -241,6 +245,7 @@ impl<'a> Planner<'a> {
         let mut keys = self.keys.remove(&job.model)?;
         let mut passed_over = Vec::new();
         let mut found = None;
+        let mut held: Option<(Timestamp, Reverse<Burden>)> = None;
         while found.is_none() {
             let Some(Reverse(burden)) = keys.pop() else { break };
             let number = burden.4;
@@ -249,9 +254,19 @@ impl<'a> Planner<'a> {
                 Ok(()) if self.burden(number) != burden => keys.push(Reverse(self.burden(number))),
                 Ok(()) => found = Some(number),
                 Err(Blocked { lasting: true, .. }) => {}
-                Err(Blocked { lasting: false, .. }) => passed_over.push(Reverse(burden)),
+                Err(Blocked { lasting: false, until }) => {
+                    let until = until.unwrap_or(self.today.now);
+                    if held.is_none_or(|(first, _)| until < first) {
+                        passed_over.extend(held.replace((until, Reverse(burden))).map(|it| it.1));
+                    } else {
+                        passed_over.push(Reverse(burden));
+                    }
+                }
             }
         }
+        // What has room first for a job that has waited long takes no smaller ones before it.
+        let waits_long = self.today.now.since(job.due_at) > LONG;
+        passed_over.extend(held.filter(|_| found.is_some() || !waits_long).map(|it| it.1));
         keys.extend(passed_over);
         self.keys.insert(job.model, keys);
         found

@@ -12,6 +12,9 @@ use crate::domain::view::{KeyStatus, StatusView};
 /// The longest rest after a 429 that names no time, unless the first is longer.
 const LONGEST_UNNAMED: Duration = Duration::from_hours(1);
 
+/// Clocks differ: so long after the day has begun, its quota may still be that of the day before.
+const EARLY: Duration = Duration::from_mins(10);
+
 /// A server that names no delay at all, or zero, still gets this rest; after further 429s in a row
 /// twice as much each time, ...
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -58,11 +61,11 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Returns the slot of a project that another key comes to, with what the slot that the key had
-    /// before has used; the longer rest holds.
+    /// Returns the slot of a project that another key comes to: the greater use of it and of the slot
+    /// that the key had before, and the longer rest, hold.
     #[must_use]
     pub fn joined_by(self, other: Self) -> Self {
-        let traffic = self.traffic.clone().and(other.traffic.clone());
+        let traffic = self.traffic.clone().max(other.traffic.clone());
         let rests_longer = other.never || other.rest_until > self.rest_until;
         let slot = if rests_longer && !self.never { other } else { self };
         Self { traffic, ..slot }
@@ -129,7 +132,8 @@ impl Slot {
         }
         let counted = i64::from(!same_burst);
         let streak = self.streak + counted;
-        let (rest, full) = rest_after(exhaustion, streak, rests, now, jitter);
+        let times = (started_at, now);
+        let (rest, full) = rest_after(exhaustion, streak, rests, times, jitter);
         Self {
             streak,
             total: self.total + counted,
@@ -142,19 +146,23 @@ impl Slot {
         }
     }
 
-    /// Learns from a 429 of an attempt that began at `started_at` the limits that it names. The slot
-    /// has to be advanced to `now` before.
+    /// Learns from a 429 of an attempt that began at `started_at`, with `tokens` of input beyond those
+    /// that were noted, the limits that it names. The slot has to be advanced to `now` before.
     pub fn learn(
         &mut self,
         exhaustion: &Exhaustion,
         quotas: &[(Quota, i64)],
-        started_at: Timestamp,
+        (started_at, tokens): (Timestamp, i64),
         now: Timestamp,
     ) {
         let same_burst = self.exhausted_at.is_some_and(|seen| started_at <= seen);
         for &(quota, limit) in quotas {
             // After a day's quota it rests until the next in any case, which has the same for all.
-            let used = if quota == Quota::Rpd { limit } else { self.traffic.used(quota) };
+            let used = match quota {
+                Quota::Rpd => limit,
+                Quota::Rpm => self.traffic.used(quota),
+                Quota::Tpm => self.traffic.used(quota) + tokens,
+            };
             self.learned.learn(quota, limit, used, now);
             if let (Quota::Rpm, Exhaustion::Short { delay: Some(delay) }) = (quota, exhaustion)
                 && !same_burst
@@ -189,7 +197,7 @@ fn rest_after(
     exhaustion: &Exhaustion,
     streak: i64,
     rests: &Rests,
-    now: Timestamp,
+    (started_at, now): (Timestamp, Timestamp),
     jitter: f64,
 ) -> (Option<Timestamp>, bool) {
     let counted_out = streak >= rests.max_exhausted_retries;
@@ -197,7 +205,12 @@ fn rest_after(
     match exhaustion {
         Exhaustion::NoQuota => (None, true),
         // Everybody's quota comes back at the same second; a spread of a minute is polite.
-        Exhaustion::Day => (Some(Today::at(now).ends.after(spread(60.0, jitter))), true),
+        Exhaustion::Day => {
+            let day = Today::at(started_at);
+            let just_began = Today::at(started_at.before(EARLY)).day != day.day;
+            let ends = if just_began { started_at.after(EARLY) } else { day.ends };
+            (Some(ends.after(spread(60.0, jitter))), true)
+        }
         // Refused again and again though it did as it was told, it waits longer.
         Exhaustion::Short { delay: Some(delay) } => {
             let least = SHORTEST.saturating_mul(1 << doublings).min(LONGEST_LEAST);
@@ -272,6 +285,21 @@ mod tests {
     }
 
     #[test]
+    fn a_days_quota_is_back_with_the_day_or_soon_where_that_has_just_begun() {
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        let end = |started: &str, now: &str| {
+            let slot = Slot::default();
+            let slot = slot.after_exhaustion(&Exhaustion::Day, at(started), &RESTS, at(now), 0.0);
+            slot.rest_until.unwrap()
+        };
+        let midnight = at("2026-11-25T08:00:00Z");
+        assert_eq!(end("2026-11-24T08:10:01Z", "2026-11-24T08:10:01Z"), midnight);
+        assert_eq!(end("2026-11-25T07:59:59Z", "2026-11-25T08:00:01Z"), midnight, "by its start");
+        let soon = at("2026-11-25T08:10:02Z");
+        assert_eq!(end("2026-11-25T08:00:02Z", "2026-11-25T08:00:02Z"), soon);
+    }
+
+    #[test]
     fn one_burst_counts_once() {
         let mut slot = hit(Slot::default(), &short(Some(30)), 900, 1_000);
         for started in [800, 950, 1_000] {
@@ -305,8 +333,8 @@ mod tests {
         let resting = hit(used(3), &short(Some(30)), today.now.0 - 1, today.now.0);
         for joined in [used(2).joined_by(resting.clone()), resting.joined_by(used(2))] {
             let traffic = &joined.traffic;
-            assert_eq!((traffic.day_calls, traffic.window.calls()), (5, 5));
-            assert_eq!((traffic.window.tokens(), joined.streak), (25, 1));
+            assert_eq!((traffic.day_calls, traffic.window.calls()), (3, 3));
+            assert_eq!((traffic.window.tokens(), joined.streak), (15, 1));
         }
     }
 
@@ -321,7 +349,7 @@ mod tests {
     fn a_rest_set_under_a_wrong_clock_is_over() {
         let mut slot = hit(Slot::default(), &short(None), 9_999_999_999_999, 10_000_000_000_000);
         let later = Timestamp(10_000_000_000_001);
-        slot.learn(&Exhaustion::Day, &[(Quota::Rpd, 20)], later, later);
+        slot.learn(&Exhaustion::Day, &[(Quota::Rpd, 20)], (later, 0), later);
         assert!(slot.is_usable(&RESTS, Timestamp(1_000)));
         let today = Today::at(Timestamp(1_000));
         assert!(slot.is_ahead(&today));

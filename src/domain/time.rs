@@ -27,6 +27,13 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
+    /// Returns the time `duration` earlier, at least the first one that can be told.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// Returns how long it is from `earlier` to this, or zero.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -117,8 +117,11 @@ impl Traffic {
             return;
         };
         let again = now.0 + delay;
+        let to_full_minute = (again + NEAR_FULL).rem_euclid(MINUTE);
         match again - first.0 {
-            minute @ ..=SHORT_MINUTE => self.window.set_minute(minute),
+            minute @ 1..=SHORT_MINUTE if to_full_minute > 2 * NEAR_FULL => {
+                self.window.set_minute(minute);
+            }
             minute if minute < MINUTE - NEARLY => {
                 self.window.set_minute(MINUTE);
                 self.window.end_at(Timestamp(again));
@@ -127,16 +130,33 @@ impl Traffic {
         }
     }
 
-    /// Returns what both together have used.
+    /// Takes back a call of `at` that was expected to have `tokens` and was not made.
+    pub fn give_back(&mut self, tokens: i64, at: Timestamp) {
+        self.window.give_back(tokens, at);
+        if Today::at(at).day == self.day {
+            self.day_calls = (self.day_calls - 1).max(0);
+        }
+    }
+
+    /// Takes back the tokens of a call of `at` that was refused: it may count as a request, but nobody
+    /// read it. The next one is due when the rest is over.
+    pub fn forgo(&mut self, tokens: i64, at: Timestamp, now: Timestamp) {
+        self.window.correct(-tokens, at);
+        self.next_at = self.next_at.min(now);
+    }
+
+    /// Returns the greater use of both: one may be a copy of the other.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn max(self, other: Self) -> Self {
         let of_day = |it: &Self, day: i64| if it.day == day { it.day_calls } else { 0 };
         let day = self.day.max(other.day);
+        let is_more = (other.window.calls(), other.window.tokens())
+            > (self.window.calls(), self.window.tokens());
         Self {
             next_at: self.next_at.max(other.next_at),
             day,
-            day_calls: of_day(&self, day) + of_day(&other, day),
-            window: self.window.and(other.window),
+            day_calls: of_day(&self, day).max(of_day(&other, day)),
+            window: if is_more { other.window } else { self.window },
         }
     }
 
@@ -197,6 +217,9 @@ const SHORT_MINUTE: i64 = 10_000;
 
 /// A delay is told in whole seconds, and calls take their time.
 const NEARLY: i64 = 5_000;
+
+/// A delay that ends so near to a full minute of the clock ends with it.
+const NEAR_FULL: i64 = 1_500;
 
 /// Returns the time from which one more call may start with `busy` calls that have no answer yet,
 /// or `None` where it may at once: few calls may be such that can still be refused.
@@ -342,6 +365,12 @@ mod tests {
         assert_eq!(calls_until(56_000, 66_000), 20);
         assert_eq!(calls_until(20_000, 84_500), 20, "one of the clock");
         assert!(calls_until(1_000, 30_500) >= 90, "short ones");
+        let to_full = 60_000 - (START + 4_000).rem_euclid(60_000);
+        assert_eq!(
+            calls_until(to_full, 4_000 + to_full + 50_000),
+            20,
+            "the end of one of the clock"
+        );
         let mut other = full();
         other.refused(30, 1_000, Timestamp(START + 4_000));
         assert_eq!(other, full(), "our own calls do not explain it");

@@ -95,16 +95,6 @@ impl Window {
         }
     }
 
-    /// Returns the calls of both.
-    #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.calls += other.calls;
-        self.tokens += other.tokens;
-        self.entries.extend(other.entries);
-        self.entries.make_contiguous().sort_by_key(|entry| entry.last);
-        self
-    }
-
     /// Notes a call at `now` that is expected to have `tokens` of input.
     pub fn take(&mut self, tokens: i64, now: Timestamp) {
         match self.entries.back_mut().filter(|entry| now.0 - entry.first < GRAIN) {
@@ -121,11 +111,22 @@ impl Window {
         self.tokens += tokens;
     }
 
-    /// Puts right by `difference` what the call of `started_at` was expected to have.
-    pub fn correct(&mut self, difference: i64, started_at: Timestamp) {
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.last >= started_at.0) else {
-            return;
-        };
+    /// Takes back a call of `at` that was expected to have `tokens` and was not made.
+    pub fn give_back(&mut self, tokens: i64, at: Timestamp) {
+        self.correct(-tokens, at);
+        if let Some(entry) = self.entry_of(at).filter(|entry| entry.calls > 0) {
+            entry.calls -= 1;
+            self.calls -= 1;
+        }
+    }
+
+    fn entry_of(&mut self, at: Timestamp) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| (entry.first..=entry.last).contains(&at.0))
+    }
+
+    /// Puts right by `difference` what the call of `at` was expected to have, if it still counts.
+    pub fn correct(&mut self, difference: i64, at: Timestamp) {
+        let Some(entry) = self.entry_of(at) else { return };
         let difference = difference.max(-entry.tokens);
         entry.tokens += difference;
         self.tokens += difference;
@@ -222,13 +223,19 @@ mod tests {
             window.take(100, Timestamp(at));
         }
         window.correct(-50, Timestamp(400));
-        window.correct(20, Timestamp(4_990));
+        window.correct(20, Timestamp(5_000));
         assert_eq!(window.tokens(), 270);
         window.correct(-1_000, Timestamp(0));
         window.correct(-1_000, Timestamp(9_000));
         assert_eq!(window.tokens(), 120, "an entry has no less than nothing");
         window.advance(Timestamp(400 + SPAN_MS));
         assert_eq!((window.calls(), window.tokens()), (1, 120));
+        window.correct(500, Timestamp(0));
+        assert_eq!(window.tokens(), 120, "it counts no more");
+        window.give_back(100, Timestamp(5_000));
+        assert_eq!((window.calls(), window.tokens()), (0, 20));
+        window.give_back(100, Timestamp(5_000));
+        assert_eq!((window.calls(), window.tokens()), (0, 0));
     }
 
     #[test]

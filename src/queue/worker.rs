@@ -91,7 +91,7 @@ impl Worker {
             is_sendable: secret.header().is_some(),
             settings: None,
         });
-        let rows = queue.store().register_keys(&found.collect::<Vec<_>>(), clock::now()).await?;
+        let rows = queue.store().register_keys(&found.collect::<Vec<_>>(), clock::now).await?;
         let keys = rows.into_iter().zip(&self.keys).map(|(row, (_, secret))| WorkerKey {
             is_free: row.settings.tier == Some(Tier::Free),
             id: row.id,

@@ -60,10 +60,6 @@ pub(super) async fn claim(
     let mut candidates = candidates(connection, look, &opened, &mut wake).await?;
     estimate::tokens(connection, &mut candidates, &opened, &standing.models).await?;
     report.waiting = opened.waiting(&wake);
-    if request.audit {
-        let given = std::slice::from_ref(&policy.limits);
-        report.capacity = Some(standing.capacity(&opened.models, given, &today));
-    }
     let mut needs = Needs::default();
     if ahead > 0 {
         needs = Needs::read(connection, &mut candidates, policy, now).await?;
@@ -77,6 +73,10 @@ pub(super) async fn claim(
     }
     report.wake_at = wake.earliest;
     standing.take_back(opened.open.slots, &plan.used);
+    if request.audit {
+        let given = std::slice::from_ref(&policy.limits);
+        report.capacity = Some(standing.capacity(&opened.models, given, &today));
+    }
     let claimant = Claimant {
         worker: request.worker,
         moment,

@@ -37,7 +37,7 @@ impl Bench {
             settings: None,
         });
         let keys =
-            first.register_keys(&found, NOW).await.unwrap().iter().map(|key| key.id).collect();
+            first.register_keys(&found, || NOW).await.unwrap().iter().map(|key| key.id).collect();
         let bench = Self { _folder: folder, first, second, keys };
         bench.enqueue((0..jobs).map(|number| job(number, "x")), OnConflict::Refuse).await.unwrap();
         bench
@@ -278,7 +278,7 @@ async fn keys_are_shown_as_recording_them_would_leave_them() {
         bench.settle(&bench.first, 1, spent.collect()).await;
         bench.first.set_keys_disabled(vec!["B".into()], Switch::Off, NOW).await.unwrap();
         let seen = bench.second.keys(&found, NOW).await.unwrap();
-        bench.first.register_keys(&found, NOW).await.unwrap();
+        bench.first.register_keys(&found, || NOW).await.unwrap();
         let mut recorded = bench.second.keys(&[], NOW).await.unwrap();
         // Those found come first, in their order.
         let place = |name: &str| found.iter().position(|key| key.name == name);

@@ -109,16 +109,18 @@ impl SettingsChange {
 }
 
 impl Store {
-    /// Changes the settings of `names` that `gq keys set` made; those of the environment stay.
+    /// Changes the settings of `names` that `gq keys set` made; those of the environment stay;
+    /// `now` tells the time once the write lock is held.
     pub async fn set_keys(
         &self,
         names: Vec<String>,
         change: SettingsChange,
-        now: Timestamp,
+        now: fn() -> Timestamp,
     ) -> Result<(), StoreError> {
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    let now = now();
                     let before = Standing::read(connection, &Today::at(now)).await?;
                     for row in keys::all(&mut *connection).await? {
                         if names.contains(&row.name) {

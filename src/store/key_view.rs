@@ -80,8 +80,10 @@ pub(super) fn as_recorded(
                 twin: None,
             },
         };
-        row.environment = key.settings.clone();
-        row.settings = key.settings.clone().or(row.set.clone());
+        if let Some(settings) = &key.settings {
+            row.environment = settings.clone();
+        }
+        row.settings = row.environment.clone().or(row.set.clone());
         row.name.clone_from(&key.name);
         if !key.is_sendable {
             row.failed = Some(UNSENDABLE.to_owned());

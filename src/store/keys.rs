@@ -35,7 +35,8 @@ pub(super) struct Printed {
     pub(super) name: String,
     pub(super) print: Vec<u8>,
     pub(super) is_sendable: bool,
-    pub(super) settings: KeySettings,
+    /// Nothing where the environment says nothing of it.
+    pub(super) settings: Option<KeySettings>,
 }
 
 /// Why a key that cannot be sent is `failed_init`.
@@ -90,19 +91,20 @@ pub(super) fn rest_end(end: Timestamp, rest: Duration, now: Timestamp) -> Option
 }
 
 impl Store {
-    /// Records the keys that this process found, and returns their rows in the same order.
+    /// Records the keys that this process found, and returns their rows in the same order; `now`
+    /// tells the time once the write lock is held.
     ///
     /// A name with a new secret starts anew; a secret under a new name keeps its state.
     pub async fn register_keys(
         &self,
         found: &[FoundKey<'_>],
-        now: Timestamp,
+        now: fn() -> Timestamp,
     ) -> Result<Vec<KeyRow>, StoreError> {
         let found = self.printed(found).await?;
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
-                    let before = Standing::read(connection, &Today::at(now)).await?;
+                    let before = Standing::read(connection, &Today::at(now())).await?;
                     let rows = register(&mut *connection, found).await?;
                     before.move_slots(connection).await?;
                     Ok(rows)
@@ -136,14 +138,16 @@ impl Store {
             name: key.name.to_owned(),
             print: fingerprint(&salt, key.secret),
             is_sendable: key.is_sendable,
-            settings: key.settings.cloned().unwrap_or_default(),
+            settings: key.settings.filter(|it| **it != KeySettings::default()).cloned(),
         };
         Ok(found.iter().map(printed).collect())
     }
 
     /// Makes `names` available again and clears their counters.
     pub async fn reset_keys(&self, names: Vec<String>, now: Timestamp) -> Result<(), StoreError> {
-        const RESET: [&str; 2] = [
+        const RESET: [&str; 3] = [
+            "DELETE FROM key_settings WHERE origin = 'environment' AND key_id IN
+                (SELECT id FROM keys WHERE name IN (SELECT value FROM json_each(?1)))",
             // What was used stays used.
             "UPDATE slots SET streak = 0, total = 0, rest_until = NULL, is_full = 0, is_never = 0,
                     exhausted_at = NULL, reason = NULL, learned = '[null,null,null]'
@@ -279,7 +283,10 @@ async fn register(
         if !is_sendable {
             fail(connection, id, UNSENDABLE).await?;
         }
-        key_settings::write(connection, id, Origin::Environment, settings).await?;
+        // A process that knows nothing of it does not take away what others enforce.
+        if let Some(settings) = settings {
+            key_settings::write(connection, id, Origin::Environment, settings).await?;
+        }
         ids.push(id);
     }
     let rows = all(connection).await?;
@@ -314,7 +321,14 @@ async fn renew(
         .await?;
     if let Some(id) = known {
         for statement in
-            ["DELETE FROM slots WHERE key_id = ?1", "DELETE FROM uploads WHERE key_id = ?1"]
+            // What belongs to a project stays with its other keys.
+            [
+                "DELETE FROM slots WHERE key_id = ?1 AND NOT EXISTS
+                 (SELECT 1 FROM key_settings AS own
+                    JOIN key_settings AS other ON other.project = own.project
+                   WHERE own.key_id = ?1 AND other.key_id != ?1)",
+                "DELETE FROM uploads WHERE key_id = ?1",
+            ]
         {
             sqlx::query(statement).bind(id).execute(&mut *connection).await?;
         }

@@ -23,13 +23,15 @@ pub(super) async fn busy(
 ) -> Result<HashMap<Place, (Busy, i64)>, StoreError> {
     let ago = |time: Duration| now.0 - i64::try_from(time.as_millis()).unwrap_or(0);
     let rows: Vec<(i64, i64, i64, i64, i64, Option<i64>)> = sqlx::query_as(
-        "SELECT key_id, model_id, count(*), coalesce(sum(started_at > ?2), 0),
-                coalesce(sum(started_at > ?1), 0), min(iif(started_at > ?1, started_at, NULL))
+        "SELECT key_id, model_id, count(*), coalesce(sum(started_at > ?2 AND started_at <= ?3), 0),
+                coalesce(sum(started_at > ?1 AND started_at <= ?3), 0),
+                min(iif(started_at > ?1 AND started_at <= ?3, started_at, NULL))
            FROM jobs INDEXED BY jobs_running
           WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id",
     )
     .bind(ago(REFUSAL))
     .bind(ago(SLOW))
+    .bind(now.0)
     .fetch_all(connection)
     .await?;
     let busy = |(key, model, calls, recent, fresh, first): (_, _, _, _, _, Option<i64>)| {
@@ -63,10 +65,11 @@ impl Default for Model {
 }
 
 impl Model {
-    pub(super) fn overload(&self) -> Overload {
+    /// Returns what overload left; what lies in the future was noted under a wrong clock.
+    pub(super) fn overload(&self, now: Timestamp) -> Overload {
         Overload {
             allowed: self.allowed,
-            lowered_at: self.lowered_at.map(Timestamp),
+            lowered_at: self.lowered_at.map(|at| Timestamp(at).min(now)),
             streak: self.overloads,
             rest_until: self.model_rest_until.map(Timestamp),
         }
@@ -74,9 +77,9 @@ impl Model {
 
     /// Takes new values; returns whether they are worth to be written. A rate that hardly moved
     /// is not.
-    fn take(&mut self, overload: Overload, token_rate: i64) -> bool {
+    fn take(&mut self, overload: Overload, token_rate: i64, now: Timestamp) -> bool {
         let moved = (token_rate - self.token_rate).abs() > self.token_rate / 50;
-        let eased = overload != self.overload();
+        let eased = overload != self.overload(now);
         if moved || eased {
             *self = Self {
                 token_rate: if moved { token_rate } else { self.token_rate },
@@ -99,7 +102,7 @@ pub(super) async fn ease(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     for (id, model) in models {
-        let (mut overload, mut token_rate) = (model.overload(), model.token_rate);
+        let (mut overload, mut token_rate) = (model.overload(now), model.token_rate);
         for ended in ended.iter().filter(|ended| ended.model == *id) {
             if is_overload(ended) {
                 let busy: i64 = sqlx::query_scalar(
@@ -117,7 +120,7 @@ pub(super) async fn ease(
                 token_rate = tokens::corrected(token_rate, ended.plain_tokens, usage.prompt_tokens);
             }
         }
-        if model.take(overload, token_rate) {
+        if model.take(overload, token_rate, now) {
             write(connection, *id, model).await?;
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::key::Tier;
+use crate::domain::limits::Quota;
 use crate::domain::plan::{Open, OpenKey, OpenModel, OpenSlot, Place};
 use crate::domain::slot::Slot;
 use crate::domain::time::Timestamp;
@@ -13,7 +14,7 @@ use crate::domain::traffic::{Busy, Ready};
 use crate::domain::view::{Counts, Waiting};
 use crate::store::StoreError;
 use crate::store::due::{self, Scope};
-use crate::store::models::{self, Model};
+use crate::store::models;
 use crate::store::standing::Standing;
 use crate::store::turn::Policy;
 
@@ -185,13 +186,19 @@ impl Opening<'_> {
 
     fn count_models(&mut self, pending: i64) {
         for (model, _) in &self.opened.models {
-            let slots = self.opened.open.slots.iter().filter(|(place, _)| place.1 == *model);
-            let rooms = slots.map(|(_, slot)| slot.traffic.room(&slot.limits));
+            // Slots without a limit by the minute have no turns to take.
+            let limited =
+                self.opened.open.slots.iter().filter(|(place, slot)| {
+                    place.1 == *model && slot.limits.of(Quota::Rpm).is_some()
+                });
+            let rooms = limited.map(|(_, slot)| slot.traffic.room(&slot.limits));
             let room = rooms.fold(0_i64, i64::saturating_add);
             let of_model = self.busy.iter().filter(|((_, id), _)| *id == *model);
             let in_flight: i64 = of_model.map(|(_, (_, recent))| recent).sum();
-            let overload = self.standing.models.get(model).map(Model::overload).unwrap_or_default();
-            let rest = overload.rest_end(self.today.now);
+            let now = self.today.now;
+            let known = self.standing.models.get(model);
+            let overload = known.map(|it| it.overload(now)).unwrap_or_default();
+            let rest = overload.rest_end(now);
             if let Some(end) = rest {
                 self.wake.at(end);
             }

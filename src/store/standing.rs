@@ -8,11 +8,12 @@ use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::forecast::Capacity;
 use crate::domain::limits::{GivenLimits, Learned, LearnedLimit, Limits, Quota};
-use crate::domain::outcome::{Exhaustion, Outcome};
+use crate::domain::outcome::{Exhaustion, Outcome, Paid};
 use crate::domain::plan::{OpenSlot, Place};
 use crate::domain::slot::{Rests, Slot};
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
+use crate::domain::tokens;
 use crate::domain::traffic::Traffic;
 use crate::domain::window::Window;
 use crate::store::keys::{self, KeyRow};
@@ -110,6 +111,9 @@ impl Standing {
         for ended in ended {
             let place = (self.owner(ended.key), ended.model);
             let mut slot = self.slot(place);
+            if ended.http_status.is_none() && ended.paid == Paid::No {
+                slot.traffic.give_back(ended.reserved, ended.claimed_at);
+            }
             if let Some(usage) = ended.usage {
                 let difference = usage.prompt_tokens - ended.reserved;
                 slot.traffic.window.correct(difference, ended.claimed_at);
@@ -122,7 +126,15 @@ impl Standing {
                 Outcome::Exhausted(exhaustion) => {
                     self.note_twin(connection, ended, &slot, now).await?;
                     let (began, rests) = (ended.started_at, &policy.rests);
-                    slot.learn(exhaustion, &ended.quotas, began, now);
+                    let rate =
+                        self.models.get(&ended.model).map_or(tokens::ONE, |it| it.token_rate);
+                    let tokens = if ended.reserved == 0 {
+                        ended.plain_tokens * rate / tokens::ONE
+                    } else {
+                        0
+                    };
+                    slot.learn(exhaustion, &ended.quotas, (began, tokens), now);
+                    slot.traffic.forgo(ended.reserved, ended.claimed_at, now);
                     slot = slot.after_exhaustion(exhaustion, began, rests, now, ended.jitter);
                 }
                 Outcome::BadKey => {

@@ -264,7 +264,7 @@ async fn a_key_with_a_new_secret_has_no_uploads() {
     let upload = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
     uploaded(&bench, 1, upload, "a").await;
     let found = FoundKey { name: "A", secret: "another", is_sendable: true, settings: None };
-    bench.second.register_keys(&[found], NOW).await.unwrap();
+    bench.second.register_keys(&[found], || NOW).await.unwrap();
     assert_eq!(bench.first.uploads(NOW).await.unwrap(), []);
 }
 

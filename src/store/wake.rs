@@ -220,7 +220,7 @@ mod tests {
 
     async fn commit(store: &Store, name: &str) {
         let key = FoundKey { name, secret: name, is_sendable: true, settings: None };
-        store.register_keys(&[key], Timestamp(0)).await.unwrap();
+        store.register_keys(&[key], || Timestamp(0)).await.unwrap();
     }
 
     #[tokio::test]

@@ -125,10 +125,15 @@ fn a_long_queue_takes_turns_and_a_question_does_not_wait_for_them() {
 fn a_job_that_is_too_large_for_what_is_left_keeps_no_smaller_one_back() {
     let mut open = open(&[(7, 1, 9)]);
     open.slots.get_mut(&(7, 1)).unwrap().limits = Limits([None, Some(SEEN + 50), None]);
-    let large = Candidate { tokens: 60, ..job(1, 1, 0) };
-    let plan = planned(vec![large, job(2, 1, 0)], open, 9);
+    let jobs = |due_at| {
+        let large = Candidate { tokens: 60, due_at, ..job(1, 1, 0) };
+        vec![large, Candidate { due_at, ..job(2, 1, 0) }]
+    };
+    let plan = planned(jobs(NOW), open.clone(), 9);
     assert_eq!(granted(&plan.calls), [(2, 7)]);
     assert_eq!(plan.next_at, Some(Timestamp(NOW.0 + 30_500)));
+    let plan = planned(jobs(Timestamp(NOW.0 - 121_000)), open, 9);
+    assert_eq!(granted(&plan.calls), [], "but not for ever");
 }
 
 #[test]

@@ -227,7 +227,7 @@ impl World {
                         }
                     };
                     let limit = self.rules.quota.of(quota).unwrap();
-                    slot.learn(&exhaustion, &[(quota, limit)], started, ours.now);
+                    slot.learn(&exhaustion, &[(quota, limit)], (started, 0), ours.now);
                     slot = slot.after_exhaustion(&exhaustion, started, &RESTS, ours.now, 0.5);
                     std::mem::swap(&mut slot.traffic, &mut open.traffic);
                     open.limits = self.rules.given.and(&slot.learned.limits(ours.now));
