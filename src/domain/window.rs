@@ -1,6 +1,7 @@
 //! The calls of the last minute with their tokens: what a limit by the minute counts.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 
 use crate::domain::limits::{Limits, Quota};
 use crate::domain::time::Timestamp;
@@ -156,15 +157,14 @@ impl Window {
     /// how much later it begins than the one before (the first since 1970), how long it lasts, its
     /// calls and its tokens.
     pub fn to_text(&self) -> String {
-        let mut numbers = Vec::with_capacity(1 + self.entries.len() * 4);
-        numbers.push(self.minute.to_string());
+        let mut text = self.minute.to_string();
         let mut before = 0;
         for Entry { first, last, calls, tokens } in &self.entries {
-            numbers
-                .extend([first - before, last - first, *calls, *tokens].map(|it| it.to_string()));
+            // Writing to a string cannot fail.
+            let _ = write!(text, " {} {} {calls} {tokens}", first - before, last - first);
             before = *first;
         }
-        numbers.join(" ")
+        text
     }
 
     /// Reads what [`Window::to_text`] wrote; what is no such text counts nothing.

@@ -110,7 +110,7 @@ impl Standing {
     ) -> Result<(), StoreError> {
         for ended in ended {
             let place = (self.owner(ended.key), ended.model);
-            let mut slot = self.slot(place);
+            let mut slot = self.slots.remove(&place).unwrap_or_default();
             if ended.http_status.is_none() && ended.paid == Paid::No {
                 slot.traffic.give_back(ended.reserved, ended.claimed_at);
             }
@@ -147,7 +147,8 @@ impl Standing {
                 | Outcome::FileExpired
                 | Outcome::Cut => {}
             }
-            self.put(place, slot);
+            self.slots.insert(place, slot);
+            self.changed.insert(place);
         }
         models::ease(connection, &mut self.models, ended, now).await?;
         keys::rest_after_use(connection, &mut self.keys, ended, policy.key_cooldown).await
