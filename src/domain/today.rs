@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chrono::{Datelike as _, Days, NaiveTime, TimeZone as _};
+use chrono::{Datelike as _, Days, NaiveDate, NaiveTime, TimeZone as _};
 use chrono_tz::America::Los_Angeles;
 
 use crate::domain::time::Timestamp;
@@ -21,6 +21,8 @@ pub struct Today {
     pub now: Timestamp,
     /// The number of the day.
     pub day: i64,
+    /// When it began.
+    pub began: Timestamp,
     /// When the next day begins.
     pub ends: Timestamp,
 }
@@ -29,11 +31,18 @@ impl Today {
     /// Returns the day of `now`.
     pub fn at(now: Timestamp) -> Self {
         let date = now.to_utc().with_timezone(&Los_Angeles).date_naive();
-        let midnight = date.checked_add_days(Days::new(1)).and_then(|day| {
-            Los_Angeles.from_local_datetime(&day.and_time(NaiveTime::MIN)).earliest()
-        });
-        let ends = midnight.map_or(now.after(LONGEST_DAY), |it| Timestamp(it.timestamp_millis()));
-        Self { now, day: i64::from(date.num_days_from_ce()), ends }
+        let midnight = |date: Option<NaiveDate>| {
+            let midnight = date?.and_time(NaiveTime::MIN);
+            let time = Los_Angeles.from_local_datetime(&midnight).earliest()?;
+            Some(Timestamp(time.timestamp_millis()))
+        };
+        let tomorrow = date.checked_add_days(Days::new(1));
+        Self {
+            now,
+            day: i64::from(date.num_days_from_ce()),
+            began: midnight(Some(date)).unwrap_or(now),
+            ends: midnight(tomorrow).unwrap_or(now.after(LONGEST_DAY)),
+        }
     }
 
     /// Returns the same day at another time of it.
@@ -45,6 +54,12 @@ impl Today {
     /// Returns when what waits for the next day goes on; `place` spreads those who wait.
     pub fn tomorrow(&self, place: i64) -> Timestamp {
         Timestamp(self.ends.0.saturating_add(spread(place, SPREAD_MS)))
+    }
+
+    /// Returns when what waited for this day goes on, if it is not yet time.
+    pub fn first_call(&self, place: i64) -> Option<Timestamp> {
+        let first = Timestamp(self.began.0.saturating_add(spread(place, SPREAD_MS)));
+        Some(first).filter(|first| *first > self.now)
     }
 }
 
@@ -72,6 +87,7 @@ mod tests {
             let today = Today::at(at(now));
             assert_eq!(today.ends, at(midnight), "{now}");
             assert_eq!(Today::at(today.ends).day, today.day + 1, "{now}");
+            assert_eq!(Today::at(today.ends).began, today.ends, "{now}");
             assert_eq!(Today::at(Timestamp(today.ends.0 - 1)).day, today.day, "{now}");
         }
     }
@@ -81,5 +97,8 @@ mod tests {
         let today = Today::at(Timestamp(1_800_000_000_000));
         let delays: Vec<i64> = (1..=4).map(|key| today.tomorrow(key).0 - today.ends.0).collect();
         assert_eq!(delays, [37_082, 14_164, 51_246, 28_328]);
+        let after = |millis| Today::at(Timestamp(today.ends.0 + millis)).first_call(1);
+        assert_eq!(after(37_000), Some(Timestamp(today.ends.0 + 37_082)));
+        assert_eq!([after(37_082), after(40_000_000)], [None, None]);
     }
 }

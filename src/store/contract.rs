@@ -425,3 +425,20 @@ async fn recent_failures_are_the_failed_of_the_last_thousand_ends_latest_first()
     assert_eq!((first.error.kind, first.error.http_status), (ErrorKind::Blocked, Some(200)));
     assert_eq!(first.finished_at, Timestamp(NOW.0 + 1));
 }
+
+#[tokio::test]
+async fn keys_whose_days_are_counted_begin_a_day_one_after_another() {
+    let bench = Bench::with_jobs(9).await;
+    let limits = GivenLimits(["", "", "5"].map(|limit| limit.parse().unwrap_or_default()));
+    let policy = || Policy { limits: limits.clone(), ..policy() };
+    let midnight = Timestamp::parse("2026-11-24T08:00:00Z").unwrap();
+    let claimed = async |moment: fn() -> Moment| {
+        let request = TurnRequest { moment, ..bench.request(1, 9) };
+        let report = bench.first.turn(request, policy()).await.unwrap();
+        (report.claimed.len(), report.wake_at.map(|at| at.0 - midnight.0))
+    };
+    let early = || Moment { now: Timestamp::parse("2026-11-24T08:00:01Z").unwrap(), boot: 1_000 };
+    assert_eq!(claimed(early).await, (0, Some(14_164)));
+    let later = || Moment { now: Timestamp::parse("2026-11-24T08:00:15Z").unwrap(), boot: 1_000 };
+    assert_eq!(claimed(later).await.0, 1, "the second key begins");
+}

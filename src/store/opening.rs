@@ -150,6 +150,10 @@ impl Opening<'_> {
         let ready = slot.traffic.ready(&limits, 0, false, &self.today);
         let rest = match slot.rest_end(rests, now) {
             None if ready == Ready::Tomorrow => Some(self.today.tomorrow(place.0)),
+            // Everybody's day begins in the same second.
+            None if limits.of(Quota::Rpd).is_some() && slot.traffic.day_calls == 0 => {
+                self.today.first_call(place.0)
+            }
             rest => rest,
         };
         if let Some(end) = rest {
