@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::plan::Candidate;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, UsedUp};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 
 /// Which jobs a worker works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +51,13 @@ pub struct Demand {
     pub last_job: i64,
 }
 
-impl Store {
-    /// Returns what there is to do in `scope`.
-    pub async fn demand(&self, scope: Scope) -> Result<Demand, StoreError> {
-        let mut connection = self.readers.acquire().await?;
-        let State { counts, last_job, .. } = state(&mut connection, scope).await?;
-        Ok(Demand { pending: counts.pending, running: counts.running, last_job })
-    }
+/// Returns what there is to do in `scope`.
+pub(super) async fn demand(
+    connection: &mut SqliteConnection,
+    scope: Scope,
+) -> Result<Demand, StoreError> {
+    let State { counts, last_job, .. } = state(connection, scope).await?;
+    Ok(Demand { pending: counts.pending, running: counts.running, last_job })
 }
 
 /// A scope as a turn sees it first.

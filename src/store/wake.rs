@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::store::due::{self, Demand, Scope};
 use crate::store::{Store, StoreError, connection};
 
 /// The event comes when a commit is written, which is before it is synced and can be seen. It is
@@ -156,6 +157,19 @@ impl Changes {
         }
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         Ok(sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await?)
+    }
+
+    /// Returns what there is to do in `scope`, by the connection that has just seen the commit.
+    ///
+    /// # Errors
+    /// What SQLite says; the next wait then begins with a new connection.
+    pub async fn demand(&mut self, scope: Scope) -> Result<Demand, StoreError> {
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        let demand = due::demand(connection, scope).await;
+        if demand.is_err() {
+            self.connection = None;
+        }
+        demand
     }
 
     /// Stops waiting, so that the database can be closed.

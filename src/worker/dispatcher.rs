@@ -198,7 +198,7 @@ impl<'a> Dispatcher<'a> {
     /// more to do than the last one saw, or nothing any more.
     async fn look(&mut self) {
         self.woken = false;
-        let Ok(demand) = self.store.demand(self.options.policy.scope).await else { return };
+        let Ok(demand) = self.changes.demand(self.options.policy.scope).await else { return };
         let more = demand.pending > self.report.counts.pending || demand.last_job > self.last_job;
         let done = self.options.drain && demand.pending + demand.running == 0;
         self.last_job = demand.last_job;
