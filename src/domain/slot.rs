@@ -100,12 +100,17 @@ impl Slot {
         self.rest_until.filter(|&end| end > now && end <= now.after(longest.saturating_mul(2)))
     }
 
+    /// Returns whether an attempt that began at `started_at` did so before the last burst was seen.
+    fn is_of_last_burst(&self, started_at: Timestamp) -> bool {
+        self.exhausted_at.is_some_and(|seen| started_at <= seen)
+    }
+
     /// Returns the slot after a success of an attempt that began at `started_at`.
     ///
     /// An attempt from before the last burst says nothing about the quota since.
     #[must_use]
     pub fn after_success(self, started_at: Timestamp) -> Self {
-        if self.exhausted_at.is_some_and(|seen| started_at <= seen) {
+        if self.is_of_last_burst(started_at) {
             return self;
         }
         let Self { total, exhausted_at, learned, traffic, .. } = self;
@@ -126,7 +131,7 @@ impl Slot {
         now: Timestamp,
         jitter: f64,
     ) -> Self {
-        let same_burst = self.exhausted_at.is_some_and(|seen| started_at <= seen);
+        let same_burst = self.is_of_last_burst(started_at);
         if same_burst && (self.full || matches!(exhaustion, Exhaustion::Short { .. })) {
             return self;
         }
@@ -155,7 +160,7 @@ impl Slot {
         (started_at, tokens): (Timestamp, i64),
         now: Timestamp,
     ) {
-        let same_burst = self.exhausted_at.is_some_and(|seen| started_at <= seen);
+        let same_burst = self.is_of_last_burst(started_at);
         for &(quota, limit) in quotas {
             // After a day's quota it rests until the next in any case, which has the same for all.
             let used = match quota {

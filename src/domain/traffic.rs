@@ -94,11 +94,16 @@ impl Traffic {
         }
     }
 
+    /// Returns whether the day's calls are made.
+    pub fn has_had_its_day(&self, limits: &Limits) -> bool {
+        limits.of(Quota::Rpd).is_some_and(|most| self.day_calls >= most)
+    }
+
     /// Returns whether a call of `tokens` may start; `paced` where it belongs to a long queue.
     ///
     /// The traffic has to be advanced to `today` before.
     pub fn ready(&self, limits: &Limits, tokens: i64, paced: bool, today: &Today) -> Ready {
-        if limits.of(Quota::Rpd).is_some_and(|most| self.day_calls >= most) {
+        if self.has_had_its_day(limits) {
             return Ready::Tomorrow;
         }
         let turn =

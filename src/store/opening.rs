@@ -10,7 +10,7 @@ use crate::domain::plan::{Open, OpenKey, OpenModel, OpenSlot, Place};
 use crate::domain::slot::Slot;
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
-use crate::domain::traffic::{Busy, Ready};
+use crate::domain::traffic::Busy;
 use crate::domain::view::{Counts, Waiting};
 use crate::store::StoreError;
 use crate::store::due::{self, Scope};
@@ -147,9 +147,8 @@ impl Opening<'_> {
             self.standing.limits(place, name, std::slice::from_ref(&self.policy.limits), now);
         let fresh = Slot::default();
         let slot = self.standing.slots.get(&place).unwrap_or(&fresh);
-        let ready = slot.traffic.ready(&limits, 0, false, &self.today);
         let rest = match slot.rest_end(rests, now) {
-            None if ready == Ready::Tomorrow => Some(self.today.tomorrow(place.0)),
+            None if slot.traffic.has_had_its_day(&limits) => Some(self.today.tomorrow(place.0)),
             // Everybody's day begins in the same second.
             None if limits.of(Quota::Rpd).is_some() && slot.traffic.day_calls == 0 => {
                 self.today.first_call(place.0)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::forecast::Capacity;
-use crate::domain::limits::{GivenLimits, Learned, LearnedLimit, Limits, Quota};
+use crate::domain::limits::{GivenLimits, Learned, LearnedLimit, Limits};
 use crate::domain::outcome::{Exhaustion, Outcome, Paid};
 use crate::domain::plan::{OpenSlot, Place};
 use crate::domain::slot::{Rests, Slot};
@@ -76,12 +76,12 @@ impl Standing {
         self.projects.get(&owner).into_iter().flatten().map(|index| &self.keys[*index])
     }
 
-    pub(super) fn slot(&mut self, place: Place) -> Slot {
+    fn slot(&self, place: Place) -> Slot {
         self.slots.get(&place).cloned().unwrap_or_default()
     }
 
     /// Puts a slot in its place, to be written if it is other than before.
-    pub(super) fn put(&mut self, place: Place, slot: Slot) {
+    fn put(&mut self, place: Place, slot: Slot) {
         if self.slots.get(&place) != Some(&slot) {
             self.slots.insert(place, slot);
             self.changed.insert(place);
@@ -293,9 +293,8 @@ impl Standing {
                 }
                 capacity = capacity.and_slot(&limits, slot.traffic.day_calls);
                 let wakes = slot.rest_until.unwrap_or_default().max(today.now);
-                let has_had_its_day =
-                    limits.of(Quota::Rpd).is_some_and(|most| slot.traffic.day_calls >= most);
-                let wakes = if has_had_its_day { wakes.max(today.ends) } else { wakes };
+                let is_over = slot.traffic.has_had_its_day(&limits);
+                let wakes = if is_over { wakes.max(today.ends) } else { wakes };
                 first_wakes = Some(first_wakes.map_or(wakes, |first: Timestamp| first.min(wakes)));
             }
             if let Some(wakes) = first_wakes.filter(|wakes| *wakes > today.now) {
