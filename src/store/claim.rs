@@ -1,6 +1,6 @@
 //! Which jobs start now: reads what is due and what may be used, lets the plan decide, writes it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
@@ -8,12 +8,13 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::plan::{self, Bounds, Candidate, Grant};
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::today::Today;
-use crate::domain::view::{Counts, UsedUp};
+use crate::domain::view::UsedUp;
 use crate::store::due::{self, Scope, State};
 use crate::store::estimate;
 use crate::store::keys::{self, KeyRow};
 use crate::store::needs::{Needs, Room};
-use crate::store::opening::{self, Opened, Wake};
+use crate::store::opening::{self, Opened, Wake, Work};
+use crate::store::settle::Moved;
 use crate::store::standing::Standing;
 use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, TurnRequest, WorkerId};
 use crate::store::{StoreError, bulk, settle};
@@ -33,7 +34,7 @@ pub(super) async fn claim(
     report: &mut TurnReport,
 ) -> Result<(), StoreError> {
     let now = moment.now;
-    let State { counts, used, next_call_at, has_media, .. } =
+    let State { counts, used, next_call_at, has_media, models, .. } =
         due::state(connection, policy.scope).await?;
     report.counts = counts;
     let own: HashSet<i64> = request.keys.iter().copied().collect();
@@ -53,8 +54,8 @@ pub(super) async fn claim(
             wake.at(due);
         }
     }
-    let keys = (&own, &counts);
-    let mut opened = opening::open(connection, standing, keys, policy, today, &mut wake).await?;
+    let work = Work { own: &own, counts, models };
+    let mut opened = opening::open(connection, standing, work, policy, today, &mut wake).await?;
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
     let look = Look { scope: policy.scope, now, calls, ahead, pending: counts.pending };
     let mut candidates = candidates(connection, look, &opened, &mut wake).await?;
@@ -211,43 +212,36 @@ async fn write(
     if grants.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<(i64, i64, i64)> =
-        grants.iter().map(|grant| (grant.job, grant.key, grant.tokens)).collect();
-    let rows = bulk::json(&rows)?;
-    sqlx::query(
+    let rows: Vec<(i64, i64)> = grants.iter().map(|grant| (grant.job, grant.key)).collect();
+    let claimed: Vec<ClaimedRow> = sqlx::query_as(
         "UPDATE jobs
             SET state = 'running', claim = claim + 1, worker_id = ?2, lease_until = ?3,
-                started_at = ?4, key_id = e.key_id
-           FROM (SELECT value ->> 0 AS id, value ->> 1 AS key_id FROM json_each(?1)) AS e
-          WHERE jobs.id = e.id",
+                started_at = ?4, key_id = e.value ->> 1
+           FROM json_each(?1) AS e
+          WHERE jobs.id = e.value ->> 0
+         RETURNING id, claim, key_id, model_id, batch_id, priority, stream, task_id,
+                (SELECT name FROM models AS m WHERE m.id = jobs.model_id) AS model_name,
+                (SELECT request FROM inputs AS i WHERE i.job_id = jobs.id) AS request,
+                output IS NOT NULL AS has_schema",
     )
-    .bind(&rows)
+    .bind(bulk::json(&rows)?)
     .bind(claimant.worker.0)
     .bind(claimant.lease_until())
     .bind(claimant.moment.now.0)
-    .execute(&mut *connection)
-    .await?;
-    let claimed: Vec<ClaimedRow> = sqlx::query_as(
-        "SELECT j.id, j.claim, j.key_id, j.model_id, j.batch_id, j.priority, j.stream,
-                m.name AS model_name, j.task_id, i.request, j.output IS NOT NULL AS has_schema,
-                e.value ->> 2 AS reserved, j.started_at
-           FROM json_each(?1) AS e
-           CROSS JOIN jobs AS j ON j.id = e.value ->> 0
-           CROSS JOIN models AS m ON m.id = j.model_id
-           CROSS JOIN inputs AS i ON i.job_id = j.id",
-    )
-    .bind(&rows)
     .fetch_all(&mut *connection)
     .await?;
-    let mut batches: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
     for row in &claimed {
-        *batches.entry(row.batch_id).or_default() += 1;
+        let counts = &mut moved.entry(row.batch_id).or_default().counts;
+        counts.pending -= 1;
+        counts.running += 1;
     }
-    for (batch, number) in batches {
-        let moved = Counts { pending: -number, running: number, ..Counts::default() };
-        settle::move_counters(connection, batch, &moved).await?;
-    }
-    Ok(claimed.into_iter().map(Claimed::from).collect())
+    settle::count(connection, &moved).await?;
+    let mut claimed: HashMap<i64, ClaimedRow> =
+        claimed.into_iter().map(|row| (row.id, row)).collect();
+    let of_grant =
+        |grant: &Grant| Some(claimed.remove(&grant.job)?.claimed(grant, claimant.moment.now));
+    Ok(grants.iter().filter_map(of_grant).collect())
 }
 
 #[derive(sqlx::FromRow)]
@@ -263,26 +257,24 @@ struct ClaimedRow {
     task_id: String,
     request: String,
     has_schema: bool,
-    reserved: i64,
-    started_at: i64,
 }
 
-impl From<ClaimedRow> for Claimed {
-    fn from(row: ClaimedRow) -> Self {
-        Self {
-            job: row.id,
-            claim: row.claim,
-            key: row.key_id,
-            model: row.model_id,
-            model_name: row.model_name,
-            task_id: row.task_id,
-            priority: row.priority,
-            reserved: row.reserved,
-            claimed_at: Timestamp(row.started_at),
-            stream: row.stream,
-            request: row.request,
+impl ClaimedRow {
+    fn claimed(self, grant: &Grant, claimed_at: Timestamp) -> Claimed {
+        Claimed {
+            job: self.id,
+            claim: self.claim,
+            key: self.key_id,
+            model: self.model_id,
+            model_name: self.model_name,
+            task_id: self.task_id,
+            priority: self.priority,
+            reserved: grant.tokens,
+            claimed_at,
+            stream: self.stream,
+            request: self.request,
             media: Vec::new(),
-            has_schema: row.has_schema,
+            has_schema: self.has_schema,
             uploads: Vec::new(),
             fault: None,
         }

@@ -70,6 +70,8 @@ pub(super) struct State {
     /// Whether any job of the database has media.
     pub(super) has_media: bool,
     last_job: i64,
+    /// Those with pending jobs.
+    pub(super) models: Vec<(i64, String)>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -85,46 +87,90 @@ struct StateRow {
     next_call_at: i64,
     has_media: bool,
     last_job: i64,
+    models: String,
+}
+
+/// The models that have pending jobs in scope, as a JSON list.
+macro_rules! models {
+    ($way:literal, $own:literal) => {
+        concat!(
+            "(SELECT json_group_array(json_array(id, name)) FROM models AS m WHERE EXISTS
+                (SELECT 1 FROM jobs AS j ",
+            $way,
+            " WHERE j.state = 'pending' AND ",
+            $own,
+            " AND j.model_id = m.id))"
+        )
+    };
 }
 
 macro_rules! state {
-    ($counts_and_budget:literal, $from:literal) => {
+    ($counts_and_budget:expr, $from:literal, $way:literal, $own:literal) => {
         concat!(
             "SELECT ",
             $counts_and_budget,
             ", m.next_call_at, EXISTS (SELECT 1 FROM media) AS has_media,
-             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0) AS last_job
-             FROM meta AS m LEFT JOIN ",
+             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0) AS last_job, ",
+            models!($way, $own),
+            " AS models FROM meta AS m LEFT JOIN ",
             $from
         )
     };
 }
 
-/// Reads the scope's counts and budget.
+macro_rules! of_batches {
+    () => {
+        "coalesce(sum(b.pending), 0) AS pending, coalesce(sum(b.running), 0) AS running,
+         coalesce(sum(b.succeeded), 0) AS succeeded, coalesce(sum(b.failed), 0) AS failed,
+         coalesce(sum(b.cancelled), 0) AS cancelled,
+         iif(?1 IS NULL, m.calls, coalesce(max(b.calls), 0)) AS calls,
+         iif(?1 IS NULL, m.tokens, coalesce(max(b.tokens), 0)) AS tokens,
+         iif(?1 IS NULL, m.cost, coalesce(max(b.cost), 0)) AS cost"
+    };
+}
+
+macro_rules! of_job {
+    () => {
+        "coalesce(j.state = 'pending', 0) AS pending, coalesce(j.state = 'running', 0) AS running,
+         coalesce(j.state = 'succeeded', 0) AS succeeded, coalesce(j.state = 'failed', 0) AS failed,
+         coalesce(j.state = 'cancelled', 0) AS cancelled, m.calls, m.tokens, m.cost"
+    };
+}
+
+/// Picks the statement that reads a scope.
+macro_rules! state_of {
+    ($scope:expr) => {
+        match $scope {
+            Scope::All => {
+                state!(
+                    of_batches!(),
+                    "batches AS b ON ?1 IS NULL",
+                    "INDEXED BY jobs_due",
+                    "?1 IS NULL"
+                )
+            }
+            Scope::Batch(_) => {
+                state!(
+                    of_batches!(),
+                    "batches AS b ON b.id = ?1",
+                    "INDEXED BY jobs_due_in_batch",
+                    "j.batch_id = ?1"
+                )
+            }
+            Scope::Job(_) => {
+                state!(of_job!(), "jobs AS j ON j.id = ?1", "NOT INDEXED", "j.id = ?1")
+            }
+        }
+    };
+}
+
+/// Reads the scope's counts, budget and models.
 pub(super) async fn state(
     connection: &mut SqliteConnection,
     scope: Scope,
 ) -> Result<State, StoreError> {
-    let query = match scope {
-        Scope::All | Scope::Batch(_) => state!(
-            "coalesce(sum(b.pending), 0) AS pending, coalesce(sum(b.running), 0) AS running,
-             coalesce(sum(b.succeeded), 0) AS succeeded, coalesce(sum(b.failed), 0) AS failed,
-             coalesce(sum(b.cancelled), 0) AS cancelled,
-             iif(?1 IS NULL, m.calls, coalesce(max(b.calls), 0)) AS calls,
-             iif(?1 IS NULL, m.tokens, coalesce(max(b.tokens), 0)) AS tokens,
-             iif(?1 IS NULL, m.cost, coalesce(max(b.cost), 0)) AS cost",
-            "batches AS b ON ?1 IS NULL OR b.id = ?1"
-        ),
-        Scope::Job(_) => state!(
-            "coalesce(j.state = 'pending', 0) AS pending,
-             coalesce(j.state = 'running', 0) AS running,
-             coalesce(j.state = 'succeeded', 0) AS succeeded,
-             coalesce(j.state = 'failed', 0) AS failed,
-             coalesce(j.state = 'cancelled', 0) AS cancelled, m.calls, m.tokens, m.cost",
-            "jobs AS j ON j.id = ?1"
-        ),
-    };
-    let row: StateRow = sqlx::query_as(query).bind(scope.id()).fetch_one(connection).await?;
+    let query = sqlx::query_as(state_of!(scope));
+    let row: StateRow = query.bind(scope.id()).fetch_one(connection).await?;
     Ok(State {
         counts: Counts {
             pending: row.pending,
@@ -137,29 +183,9 @@ pub(super) async fn state(
         next_call_at: Timestamp(row.next_call_at),
         has_media: row.has_media,
         last_job: row.last_job,
+        models: serde_json::from_str(&row.models)
+            .map_err(|error| StoreError::Value(error.to_string()))?,
     })
-}
-
-macro_rules! models {
-    ($way:literal, $own:literal) => {
-        concat!(
-            "SELECT id, name FROM models AS m WHERE EXISTS
-                (SELECT 1 FROM jobs AS j ",
-            $way,
-            " WHERE j.state = 'pending' AND ",
-            $own,
-            " AND j.model_id = m.id)"
-        )
-    };
-}
-
-/// Returns the models that have pending jobs in scope.
-pub(super) async fn models(
-    connection: &mut SqliteConnection,
-    scope: Scope,
-) -> Result<Vec<(i64, String)>, StoreError> {
-    let query = sqlx::query_as(pending_in!(scope, models));
-    Ok(query.bind(scope.id()).fetch_all(connection).await?)
 }
 
 /// The levels of priority of a model's pending jobs, the highest first: each is found by the index,
@@ -284,7 +310,7 @@ mod tests {
             (Scope::Job(1), "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)".to_owned()),
         ] {
             for statement in
-                [pending_in!(scope, due), pending_in!(scope, next_due), pending_in!(scope, models)]
+                [pending_in!(scope, due), pending_in!(scope, next_due), state_of!(scope)]
             {
                 let query = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
                 let rows: Vec<(i64, i64, i64, String)> =

@@ -12,7 +12,7 @@ use crate::domain::retry;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState};
 use crate::store::settle::{
-    AttemptRow, JobRow, Moved, move_counters, use_budget, write_attempts, write_jobs,
+    AttemptRow, JobRow, Moved, count, move_counters, write_attempts, write_jobs,
 };
 use crate::store::turn::WorkerId;
 use crate::store::{StoreError, bulk, uploads};
@@ -192,10 +192,7 @@ async fn take_from_dead(
     }
     write_attempts(connection, &lost).await?;
     write_jobs(connection, &rows).await?;
-    for (batch, moved) in moved {
-        move_counters(connection, batch, &moved.counts).await?;
-        use_budget(connection, batch, &moved.used).await?;
-    }
+    count(connection, &moved).await?;
     Ok(u64::try_from(held.len()).unwrap_or(u64::MAX))
 }
 

@@ -13,7 +13,7 @@ use crate::domain::today::Today;
 use crate::domain::traffic::Busy;
 use crate::domain::view::{Counts, Waiting};
 use crate::store::StoreError;
-use crate::store::due::{self, Scope};
+use crate::store::due::Scope;
 use crate::store::models;
 use crate::store::standing::Standing;
 use crate::store::turn::Policy;
@@ -62,16 +62,25 @@ impl Opened {
     }
 }
 
-/// Finds out what may be used of the keys `own`, for the jobs in scope.
+/// What there is to do, and with which keys.
+pub(super) struct Work<'a> {
+    /// Keys that this process holds.
+    pub(super) own: &'a HashSet<i64>,
+    /// Jobs in scope.
+    pub(super) counts: Counts,
+    /// Models that have pending ones.
+    pub(super) models: Vec<(i64, String)>,
+}
+
+/// Finds out what may be used for the jobs in scope.
 pub(super) async fn open(
     connection: &mut SqliteConnection,
     standing: &mut Standing,
-    (own, counts): (&HashSet<i64>, &Counts),
+    Work { own, counts, models }: Work<'_>,
     policy: &Policy,
     today: Today,
     wake: &mut Wake,
 ) -> Result<Opened, StoreError> {
-    let models = due::models(connection, policy.scope).await?;
     let none_runs = policy.scope == Scope::All && counts.running == 0;
     let busy = if none_runs { HashMap::new() } else { models::busy(connection, today.now).await? };
     let mut opening = Opening {

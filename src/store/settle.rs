@@ -83,10 +83,7 @@ pub(super) async fn ended(
     }
     let finished = rows.iter().filter(|row| row.6.is_some()).count();
     count_throughput(connection, now, finished).await?;
-    for (batch, moved) in moved {
-        move_counters(connection, batch, &moved.counts).await?;
-        use_budget(connection, batch, &moved.used).await?;
-    }
+    count(connection, &moved).await?;
     Ok(settled)
 }
 
@@ -316,17 +313,13 @@ async fn count_throughput(
     let bucket = now.0 / 10_000;
     sqlx::query(
         "INSERT INTO throughput (bucket, finished) VALUES (?1, ?2)
-         ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished",
+         ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished;
+         DELETE FROM throughput WHERE bucket < ?1 - 60 OR bucket > ?1 + 60",
     )
     .bind(bucket)
     .bind(i64::try_from(finished).unwrap_or(i64::MAX))
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
-    sqlx::query("DELETE FROM throughput WHERE bucket < ?1 OR bucket > ?2")
-        .bind(bucket - 60)
-        .bind(bucket + 60)
-        .execute(connection)
-        .await?;
     Ok(())
 }
 
@@ -334,46 +327,53 @@ async fn count_throughput(
 pub(super) async fn move_counters(
     connection: &mut SqliteConnection,
     batch: i64,
-    moved: &Counts,
+    counts: &Counts,
 ) -> Result<(), StoreError> {
-    if *moved == Counts::default() {
+    let moved = Moved { counts: *counts, used: UsedUp::default() };
+    count(connection, &BTreeMap::from([(batch, moved)])).await
+}
+
+/// Moves the counters of batches, and those of what was used, also for all.
+pub(super) async fn count(
+    connection: &mut SqliteConnection,
+    moved: &BTreeMap<i64, Moved>,
+) -> Result<(), StoreError> {
+    let mut all = UsedUp::default();
+    let mut rows = Vec::new();
+    for (batch, Moved { counts, used }) in moved {
+        all.calls += used.calls;
+        all.tokens += used.tokens;
+        all.cost += used.cost;
+        let jobs =
+            [counts.pending, counts.running, counts.succeeded, counts.failed, counts.cancelled];
+        let row = (batch, jobs, (used.calls, used.tokens, used.cost));
+        if *counts != Counts::default() || *used != UsedUp::default() {
+            rows.push(row);
+        }
+    }
+    if rows.is_empty() {
         return Ok(());
     }
     sqlx::query(
         "UPDATE batches
-            SET pending = pending + ?2, running = running + ?3, succeeded = succeeded + ?4,
-                failed = failed + ?5, cancelled = cancelled + ?6
-          WHERE id = ?1",
+            SET pending = pending + (e.value ->> '$[1][0]'),
+                running = running + (e.value ->> '$[1][1]'),
+                succeeded = succeeded + (e.value ->> '$[1][2]'),
+                failed = failed + (e.value ->> '$[1][3]'),
+                cancelled = cancelled + (e.value ->> '$[1][4]'),
+                calls = calls + (e.value ->> '$[2][0]'),
+                tokens = tokens + (e.value ->> '$[2][1]'),
+                cost = cost + (e.value ->> '$[2][2]')
+           FROM json_each(?1) AS e
+          WHERE batches.id = e.value ->> 0;
+         UPDATE meta SET calls = calls + ?2, tokens = tokens + ?3, cost = cost + ?4
+          WHERE (?2, ?3, ?4) != (0, 0, 0)",
     )
-    .bind(batch)
-    .bind(moved.pending)
-    .bind(moved.running)
-    .bind(moved.succeeded)
-    .bind(moved.failed)
-    .bind(moved.cancelled)
+    .bind(bulk::json(&rows)?)
+    .bind(all.calls)
+    .bind(all.tokens)
+    .bind(all.cost)
     .execute(connection)
     .await?;
-    Ok(())
-}
-
-pub(super) async fn use_budget(
-    connection: &mut SqliteConnection,
-    batch: i64,
-    used: &UsedUp,
-) -> Result<(), StoreError> {
-    for statement in [
-        "UPDATE batches SET calls = calls + ?2, tokens = tokens + ?3, cost = cost + ?4
-          WHERE id = ?1",
-        "UPDATE meta SET calls = calls + ?2, tokens = tokens + ?3, cost = cost + ?4
-          WHERE ?1 = ?1",
-    ] {
-        sqlx::query(statement)
-            .bind(batch)
-            .bind(used.calls)
-            .bind(used.tokens)
-            .bind(used.cost)
-            .execute(&mut *connection)
-            .await?;
-    }
     Ok(())
 }
