@@ -130,9 +130,12 @@ async fn run_and_follow(
     let printing = pin!(follow::print(flow, store, filter, &args.results, layout, done));
     let (status, printed) = match future::select(pin!(working), printing).await {
         Either::Left((status, printing)) if *stop.phase.borrow() > Phase::Running => {
-            // Who does not read now gets what is left by the next call.
-            let printed = tokio::time::timeout(CLOSING, printing).await;
-            (status, printed.unwrap_or(Ok(None)))
+            match tokio::time::timeout(CLOSING, printing).await {
+                Ok(printed) => (status, printed),
+                // Who does not read now gets what is left by the next call. The last job may have
+                // ended just before the signal came.
+                Err(_) => (status.map(|_| stop.exit_status()), Ok(None)),
+            }
         }
         Either::Left((status, printing)) => {
             stop.exit_when_requested();
