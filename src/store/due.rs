@@ -212,6 +212,8 @@ macro_rules! by_level {
     };
 }
 
+// SQLite prepares a statement anew for each number that its LIMIT gets, unless an operator hides it;
+// that takes longer than all the rest of a small look.
 macro_rules! due {
     ($way:literal, $own:literal) => {
         by_level!(
@@ -222,7 +224,7 @@ macro_rules! due {
             $way,
             " WHERE j.state = 'pending' AND ",
             $own,
-            " AND j.model_id = ?2 AND j.priority = level.priority AND j.due_at <= ?3 LIMIT ?4"
+            " AND j.model_id = ?2 AND j.priority = level.priority AND j.due_at <= ?3 LIMIT +?4"
         )
     };
 }
@@ -266,7 +268,7 @@ macro_rules! next_due {
             $own,
             " AND j.model_id = ?2 AND j.priority = level.priority AND j.due_at > ?3
                           ORDER BY j.due_at LIMIT 1))
-               FROM (SELECT priority FROM level WHERE priority IS NOT NULL LIMIT ?4) AS level"
+               FROM (SELECT priority FROM level WHERE priority IS NOT NULL LIMIT +?4) AS level"
         )
     };
 }
