@@ -136,7 +136,7 @@ pub(crate) fn questions(folder: &Path, report: &mut Report) {
     let bulk = folder.join("bulk.jsonl");
     input::write_lines(&bulk, BULK);
     measured(gq(folder).args(["enqueue", "bulk.jsonl"]));
-    let worker = worker(folder, &mock);
+    let _worker = worker(folder, &mock);
     runtime.block_on(mock.wait_until(|stats| stats.held == 4));
     let mut times: Vec<Duration> = (0..QUESTIONS).map(|_| ask()).collect();
     times.sort_unstable();

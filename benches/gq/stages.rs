@@ -176,7 +176,7 @@ fn requests(folder: &Path) -> f64 {
     let stand_in = StandIn::start(folder, &[]);
     let client = Client::new(&ClientOptions {
         base_url: stand_in.url.clone(),
-        request_timeout: Duration::from_secs(60),
+        request_timeout: Duration::from_mins(1),
         proxy: None,
         plain: true,
         direct: true,

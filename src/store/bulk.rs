@@ -1,10 +1,12 @@
 //! Many rows in one statement: as one JSON array, read by `json_each`; or, where speed counts
 //! most, as a list of parameters.
 
+use futures_util::TryStreamExt as _;
 use futures_util::future::join;
 use serde::Serialize;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
-use sqlx::{Arguments, AssertSqlSafe, Encode, Type};
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor as _, FromRow, Type};
 
 use crate::store::error::StoreError;
 
@@ -38,6 +40,35 @@ pub(super) fn arrays<T: Serialize>(rows: &[T]) -> Result<Vec<String>, StoreError
 /// Returns `value` as JSON text.
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::Value(error.to_string()))
+}
+
+/// Runs statements that go to SQLite together, and returns the rows of each. One way to its thread
+/// and back takes longer than a small statement.
+///
+/// They have one list of parameters, `$1` and so on. A `?2` would not do: SQLite knows a `?1` that
+/// a statement leaves out too, and sqlx would take it for one without a number.
+pub(super) async fn together<const STATEMENTS: usize>(
+    connection: &mut SqliteConnection,
+    query: Query<'_, Sqlite, SqliteArguments>,
+) -> Result<[Vec<SqliteRow>; STATEMENTS], StoreError> {
+    let mut rows = [const { Vec::new() }; STATEMENTS];
+    let mut statement = 0;
+    let mut steps = connection.fetch_many(query);
+    while let Some(step) = steps.try_next().await? {
+        match step {
+            Either::Left(_) => statement += 1,
+            Either::Right(row) => rows[statement].push(row),
+        }
+    }
+    Ok(rows)
+}
+
+/// Reads rows as what they stand for.
+pub(super) fn read<T>(rows: &[SqliteRow]) -> Result<Vec<T>, StoreError>
+where
+    T: for<'r> FromRow<'r, SqliteRow>,
+{
+    Ok(rows.iter().map(T::from_row).collect::<Result<_, _>>()?)
 }
 
 /// An INSERT of many rows by parameters: no text is parsed, neither by us nor by SQLite.

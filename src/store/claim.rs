@@ -9,13 +9,13 @@ use crate::domain::plan::{self, Bounds, Candidate, Grant};
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::today::Today;
 use crate::domain::view::UsedUp;
-use crate::store::due::{self, Scope, State};
+use crate::store::due::{self, DueJob, Scope, State};
 use crate::store::estimate;
 use crate::store::keys::{self, KeyRow};
 use crate::store::needs::{Needs, Room};
 use crate::store::opening::{self, Opened, Wake, Work};
-use crate::store::settle::Moved;
-use crate::store::standing::Standing;
+use crate::store::settle::{Moved, move_counts};
+use crate::store::standing::{Standing, write_slots};
 use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, TurnRequest, WorkerId};
 use crate::store::{StoreError, bulk, settle};
 
@@ -34,8 +34,8 @@ pub(super) async fn claim(
     report: &mut TurnReport,
 ) -> Result<(), StoreError> {
     let now = moment.now;
-    let State { counts, used, next_call_at, has_media, models, .. } =
-        due::state(connection, policy.scope).await?;
+    let (state, busy) = due::state(connection, policy.scope, now).await?;
+    let State { counts, used, next_call_at, has_media, models } = state;
     report.counts = counts;
     let own: HashSet<i64> = request.keys.iter().copied().collect();
     let is_usable = |key: &&KeyRow| own.contains(&key.id) && key.is_alive();
@@ -54,11 +54,11 @@ pub(super) async fn claim(
             wake.at(due);
         }
     }
-    let work = Work { own: &own, counts, models };
-    let mut opened = opening::open(connection, standing, work, policy, today, &mut wake).await?;
+    let work = Work { own: &own, counts, models, busy };
+    let mut opened = opening::open(standing, work, policy, today, &mut wake);
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
     let look = Look { scope: policy.scope, now, calls, ahead, pending: counts.pending };
-    let mut candidates = candidates(connection, look, &opened, &mut wake).await?;
+    let (mut candidates, due) = candidates(connection, look, &opened, &mut wake).await?;
     estimate::tokens(connection, &mut candidates, &opened, &standing.models).await?;
     report.waiting = opened.waiting(&wake);
     let mut needs = Needs::default();
@@ -83,7 +83,7 @@ pub(super) async fn claim(
         moment,
         lease: i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX),
     };
-    report.claimed = write(connection, claimant, &plan.calls).await?;
+    report.claimed = write(connection, claimant, &plan.calls, due, standing).await?;
     needs.equip(connection, &mut report.claimed).await?;
     let room = Room { orders: request.room, hashing: &request.hashing, api: &policy.api };
     report.orders = needs.prepare(connection, &plan.uploads, claimant, room).await?;
@@ -148,20 +148,22 @@ async fn candidates(
     Look { scope, now, calls, ahead, pending }: Look,
     opened: &Opened,
     wake: &mut Wake,
-) -> Result<Vec<Candidate>, StoreError> {
+) -> Result<(Vec<Candidate>, HashMap<i64, DueJob>), StoreError> {
     let mut candidates = Vec::new();
+    let mut jobs = HashMap::new();
     let mut short = Vec::new();
-    for model in opened.models.iter().map(|(model, _)| *model) {
-        let is_open = opened.open.keys.iter().any(|key| key.slot.1 == model);
+    for model in &opened.models {
+        let is_open = opened.open.keys.iter().any(|key| key.slot.1 == model.0);
         let wanted = if is_open { calls + ahead } else { 0 };
         if wanted == 0 {
             continue;
         }
-        let mut found = due::due(connection, scope, model, now, wanted).await?;
+        let found = due::due(connection, scope, model, now, wanted).await?;
         if found.len() < wanted {
-            short.push(model);
+            short.push(model.0);
         }
-        candidates.append(&mut found);
+        candidates.extend(found.iter().map(DueJob::candidate));
+        jobs.extend(found.into_iter().map(|job| (job.id, job)));
     }
     // Mostly all that there is is due.
     if i64::try_from(candidates.len()).is_ok_and(|found| found < pending) {
@@ -171,7 +173,7 @@ async fn candidates(
             }
         }
     }
-    Ok(candidates)
+    Ok((candidates, jobs))
 }
 
 /// A claimed call starts within this time of its claim, or later than the interval asks for.
@@ -204,79 +206,70 @@ pub(super) async fn keep_interval(
     Ok(())
 }
 
+/// Claims jobs: moves them and their batches' counters, writes the slots that were used, and reads
+/// the requests.
 async fn write(
     connection: &mut SqliteConnection,
     claimant: Claimant,
     grants: &[Grant],
+    mut due: HashMap<i64, DueJob>,
+    standing: &mut Standing,
 ) -> Result<Vec<Claimed>, StoreError> {
+    const CLAIM: &str = concat!(
+        "UPDATE jobs
+            SET state = 'running', claim = claim + 1, worker_id = $2, lease_until = $3,
+                started_at = $4, key_id = e.value ->> 1
+           FROM json_each($1) AS e
+          WHERE jobs.id = e.value ->> 0; ",
+        move_counts!("$5", "0", "0", "0"),
+        "; ",
+        write_slots!("$6"),
+        "; SELECT i.job_id, i.request FROM json_each($1) AS e
+            CROSS JOIN inputs AS i ON i.job_id = e.value ->> 0"
+    );
     if grants.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<(i64, i64)> = grants.iter().map(|grant| (grant.job, grant.key)).collect();
-    let claimed: Vec<ClaimedRow> = sqlx::query_as(
-        "UPDATE jobs
-            SET state = 'running', claim = claim + 1, worker_id = ?2, lease_until = ?3,
-                started_at = ?4, key_id = e.value ->> 1
-           FROM json_each(?1) AS e
-          WHERE jobs.id = e.value ->> 0
-         RETURNING id, claim, key_id, model_id, batch_id, priority, stream, task_id,
-                (SELECT name FROM models AS m WHERE m.id = jobs.model_id) AS model_name,
-                (SELECT request FROM inputs AS i WHERE i.job_id = jobs.id) AS request,
-                output IS NOT NULL AS has_schema",
-    )
-    .bind(bulk::json(&rows)?)
-    .bind(claimant.worker.0)
-    .bind(claimant.lease_until())
-    .bind(claimant.moment.now.0)
-    .fetch_all(&mut *connection)
-    .await?;
     let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
-    for row in &claimed {
-        let counts = &mut moved.entry(row.batch_id).or_default().counts;
+    for job in grants.iter().filter_map(|grant| due.get(&grant.job)) {
+        let counts = &mut moved.entry(job.batch_id).or_default().counts;
         counts.pending -= 1;
         counts.running += 1;
     }
-    settle::count(connection, &moved).await?;
-    let mut claimed: HashMap<i64, ClaimedRow> =
-        claimed.into_iter().map(|row| (row.id, row)).collect();
-    let of_grant =
-        |grant: &Grant| Some(claimed.remove(&grant.job)?.claimed(grant, claimant.moment.now));
+    let rows = grants.iter().map(|grant| (grant.job, grant.key));
+    let query = sqlx::query(CLAIM)
+        .bind(bulk::json(&rows.collect::<Vec<(i64, i64)>>())?)
+        .bind(claimant.worker.0)
+        .bind(claimant.lease_until())
+        .bind(claimant.moment.now.0)
+        .bind(settle::count_rows(&moved)?)
+        .bind(standing.take_changes()?);
+    let [.., requests] = bulk::together::<5>(connection, query).await?;
+    let requests = bulk::read::<(i64, String)>(&requests)?;
+    let mut requests: HashMap<i64, String> = requests.into_iter().collect();
+    let of_grant = |grant: &Grant| {
+        let (job, request) = (due.remove(&grant.job)?, requests.remove(&grant.job)?);
+        Some(claimed(job, request, grant, claimant.moment.now))
+    };
     Ok(grants.iter().filter_map(of_grant).collect())
 }
 
-#[derive(sqlx::FromRow)]
-struct ClaimedRow {
-    id: i64,
-    claim: i64,
-    key_id: i64,
-    model_id: i64,
-    batch_id: i64,
-    priority: i64,
-    stream: bool,
-    model_name: String,
-    task_id: String,
-    request: String,
-    has_schema: bool,
-}
-
-impl ClaimedRow {
-    fn claimed(self, grant: &Grant, claimed_at: Timestamp) -> Claimed {
-        Claimed {
-            job: self.id,
-            claim: self.claim,
-            key: self.key_id,
-            model: self.model_id,
-            model_name: self.model_name,
-            task_id: self.task_id,
-            priority: self.priority,
-            reserved: grant.tokens,
-            claimed_at,
-            stream: self.stream,
-            request: self.request,
-            media: Vec::new(),
-            has_schema: self.has_schema,
-            uploads: Vec::new(),
-            fault: None,
-        }
+fn claimed(job: DueJob, request: String, grant: &Grant, claimed_at: Timestamp) -> Claimed {
+    Claimed {
+        job: job.id,
+        claim: job.claim + 1,
+        key: grant.key,
+        model: job.model_id,
+        model_name: job.model,
+        task_id: job.task_id,
+        priority: job.priority,
+        reserved: grant.tokens,
+        claimed_at,
+        stream: job.stream,
+        request,
+        media: Vec::new(),
+        has_schema: job.has_schema,
+        uploads: Vec::new(),
+        fault: None,
     }
 }

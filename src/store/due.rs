@@ -5,7 +5,8 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::plan::Candidate;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, UsedUp};
-use crate::store::StoreError;
+use crate::store::models::{self, InFlight, in_flight};
+use crate::store::{StoreError, bulk};
 
 /// Which jobs a worker works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,15 +52,6 @@ pub struct Demand {
     pub last_job: i64,
 }
 
-/// Returns what there is to do in `scope`.
-pub(super) async fn demand(
-    connection: &mut SqliteConnection,
-    scope: Scope,
-) -> Result<Demand, StoreError> {
-    let State { counts, last_job, .. } = state(connection, scope).await?;
-    Ok(Demand { pending: counts.pending, running: counts.running, last_job })
-}
-
 /// A scope as a turn sees it first.
 pub(super) struct State {
     pub(super) counts: Counts,
@@ -69,7 +61,6 @@ pub(super) struct State {
     pub(super) next_call_at: Timestamp,
     /// Whether any job of the database has media.
     pub(super) has_media: bool,
-    last_job: i64,
     /// Those with pending jobs.
     pub(super) models: Vec<(i64, String)>,
 }
@@ -88,6 +79,25 @@ struct StateRow {
     has_media: bool,
     last_job: i64,
     models: String,
+}
+
+impl StateRow {
+    fn state(self) -> Result<State, StoreError> {
+        Ok(State {
+            counts: Counts {
+                pending: self.pending,
+                running: self.running,
+                succeeded: self.succeeded,
+                failed: self.failed,
+                cancelled: self.cancelled,
+            },
+            used: UsedUp { calls: self.calls, tokens: self.tokens, cost: self.cost },
+            next_call_at: Timestamp(self.next_call_at),
+            has_media: self.has_media,
+            models: serde_json::from_str(&self.models)
+                .map_err(|error| StoreError::Value(error.to_string()))?,
+        })
+    }
 }
 
 /// The models that have pending jobs in scope, as a JSON list.
@@ -137,55 +147,58 @@ macro_rules! of_job {
     };
 }
 
-/// Picks the statement that reads a scope.
-macro_rules! state_of {
-    ($scope:expr) => {
+/// Picks a statement by the scope, from a macro that takes where its counts come from.
+macro_rules! with_scope {
+    ($scope:expr, $statement:ident) => {
         match $scope {
-            Scope::All => {
-                state!(
-                    of_batches!(),
-                    "batches AS b ON ?1 IS NULL",
-                    "INDEXED BY jobs_due",
-                    "?1 IS NULL"
-                )
-            }
-            Scope::Batch(_) => {
-                state!(
-                    of_batches!(),
-                    "batches AS b ON b.id = ?1",
-                    "INDEXED BY jobs_due_in_batch",
-                    "j.batch_id = ?1"
-                )
-            }
+            Scope::All => $statement!(
+                of_batches!(),
+                "batches AS b ON ?1 IS NULL",
+                "INDEXED BY jobs_due",
+                "?1 IS NULL"
+            ),
+            Scope::Batch(_) => $statement!(
+                of_batches!(),
+                "batches AS b ON b.id = ?1",
+                "INDEXED BY jobs_due_in_batch",
+                "j.batch_id = ?1"
+            ),
             Scope::Job(_) => {
-                state!(of_job!(), "jobs AS j ON j.id = ?1", "NOT INDEXED", "j.id = ?1")
+                $statement!(of_job!(), "jobs AS j ON j.id = ?1", "NOT INDEXED", "j.id = ?1")
             }
         }
     };
 }
 
-/// Reads the scope's counts, budget and models.
+macro_rules! state_and_in_flight {
+    ($counts_and_budget:expr, $from:literal, $way:literal, $own:literal) => {
+        concat!(state!($counts_and_budget, $from, $way, $own), "; ", in_flight!())
+    };
+}
+
+/// Returns what there is to do in `scope`.
+pub(super) async fn demand(
+    connection: &mut SqliteConnection,
+    scope: Scope,
+) -> Result<Demand, StoreError> {
+    let query = sqlx::query_as(with_scope!(scope, state));
+    let row: StateRow = query.bind(scope.id()).fetch_one(connection).await?;
+    Ok(Demand { pending: row.pending, running: row.running, last_job: row.last_job })
+}
+
+/// Reads the scope's counts, budget and models, and the calls in flight of all scopes.
 pub(super) async fn state(
     connection: &mut SqliteConnection,
     scope: Scope,
-) -> Result<State, StoreError> {
-    let query = sqlx::query_as(state_of!(scope));
-    let row: StateRow = query.bind(scope.id()).fetch_one(connection).await?;
-    Ok(State {
-        counts: Counts {
-            pending: row.pending,
-            running: row.running,
-            succeeded: row.succeeded,
-            failed: row.failed,
-            cancelled: row.cancelled,
-        },
-        used: UsedUp { calls: row.calls, tokens: row.tokens, cost: row.cost },
-        next_call_at: Timestamp(row.next_call_at),
-        has_media: row.has_media,
-        last_job: row.last_job,
-        models: serde_json::from_str(&row.models)
-            .map_err(|error| StoreError::Value(error.to_string()))?,
-    })
+    now: Timestamp,
+) -> Result<(State, InFlight), StoreError> {
+    let [fresh, recent, now] = models::since(now);
+    let query = sqlx::query(with_scope!(scope, state_and_in_flight));
+    let query = query.bind(scope.id()).bind(fresh).bind(recent).bind(now);
+    let [state, in_flight] = bulk::together(connection, query).await?;
+    let row = bulk::read::<StateRow>(&state)?.pop().ok_or(sqlx::Error::RowNotFound)?;
+    let state = row.state()?;
+    Ok((state, models::in_flight_of(&in_flight)?))
 }
 
 /// The levels of priority of a model's pending jobs, the highest first: each is found by the index,
@@ -219,7 +232,8 @@ macro_rules! due {
         by_level!(
             $way,
             $own,
-            "SELECT j.id, j.priority, j.due_at, CASE WHEN j.attempts > 0 THEN j.key_id END
+            "SELECT j.id, j.model_id, ?5 AS model, j.priority, j.due_at, CASE WHEN j.attempts > 0 THEN j.key_id END AS avoid,
+                    j.batch_id, j.claim, j.task_id, j.stream, j.output IS NOT NULL AS has_schema
                FROM level CROSS JOIN jobs AS j ",
             $way,
             " WHERE j.state = 'pending' AND ",
@@ -229,32 +243,56 @@ macro_rules! due {
     };
 }
 
+/// A job that is due, as a claim has to know it.
+#[derive(sqlx::FromRow)]
+pub(super) struct DueJob {
+    pub(super) id: i64,
+    pub(super) model_id: i64,
+    /// The model's name.
+    pub(super) model: String,
+    pub(super) priority: i64,
+    due_at: i64,
+    avoid: Option<i64>,
+    pub(super) batch_id: i64,
+    /// The number of its last claim.
+    pub(super) claim: i64,
+    pub(super) task_id: String,
+    pub(super) stream: bool,
+    pub(super) has_schema: bool,
+}
+
+impl DueJob {
+    /// Returns what a plan has to know of it.
+    pub(super) fn candidate(&self) -> Candidate {
+        Candidate {
+            job: self.id,
+            model: self.model_id,
+            priority: self.priority,
+            due_at: Timestamp(self.due_at),
+            avoid: self.avoid,
+            tokens: 0,
+            uploads: None,
+        }
+    }
+}
+
 /// Returns the best `most` due jobs of `model`: the rows come in the order of the levels, and in
 /// each in that of the index, by due time and id.
 pub(super) async fn due(
     connection: &mut SqliteConnection,
     scope: Scope,
-    model: i64,
+    (model, name): &(i64, String),
     now: Timestamp,
     most: usize,
-) -> Result<Vec<Candidate>, StoreError> {
-    let rows: Vec<(i64, i64, i64, Option<i64>)> = sqlx::query_as(pending_in!(scope, due))
+) -> Result<Vec<DueJob>, StoreError> {
+    Ok(sqlx::query_as(pending_in!(scope, due))
         .bind(scope.id())
         .bind(model)
         .bind(now.0)
         .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        .bind(name)
         .fetch_all(connection)
-        .await?;
-    let candidate = |(job, priority, due_at, avoid)| Candidate {
-        job,
-        model,
-        priority,
-        due_at: Timestamp(due_at),
-        avoid,
-        tokens: 0,
-        uploads: None,
-    };
-    Ok(rows.into_iter().map(candidate).collect())
+        .await?)
 }
 
 macro_rules! next_due {
@@ -312,7 +350,7 @@ mod tests {
             (Scope::Job(1), "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)".to_owned()),
         ] {
             for statement in
-                [pending_in!(scope, due), pending_in!(scope, next_due), state_of!(scope)]
+                [pending_in!(scope, due), pending_in!(scope, next_due), with_scope!(scope, state)]
             {
                 let query = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
                 let rows: Vec<(i64, i64, i64, String)> =

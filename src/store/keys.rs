@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::domain::key::KeySettings;
 use crate::domain::time::Timestamp;
@@ -368,11 +368,10 @@ pub(super) async fn fail(
     Ok(())
 }
 
-/// Reads all key rows.
-pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRow>, StoreError> {
-    let rows: Vec<ReadKey> = sqlx::query_as(
-        "SELECT k.id, k.name, k.disabled, k.failed_reason, k.cooldown_until, k.consumer,
-                k.twin_id,
+/// Reads all keys.
+macro_rules! all_keys {
+    () => {
+        "SELECT k.id, k.name, k.disabled, k.failed_reason, k.cooldown_until, k.consumer, k.twin_id,
                 coalesce(e.rpm, '') AS rpm, coalesce(e.tpm, '') AS tpm,
                 coalesce(e.rpd, '') AS rpd, e.project, e.tier,
                 coalesce(c.rpm, '') AS own_rpm, coalesce(c.tpm, '') AS own_tpm,
@@ -380,13 +379,24 @@ pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRow>
            FROM keys AS k
            LEFT JOIN key_settings AS e ON e.key_id = k.id AND e.origin = 'environment'
            LEFT JOIN key_settings AS c ON c.key_id = k.id AND c.origin = 'command'
-          ORDER BY k.id",
-    )
-    .fetch_all(connection)
-    .await?;
-    let mut rows = rows.into_iter().map(ReadKey::row).collect::<Result<Vec<_>, _>>()?;
-    find_owners(&mut rows);
-    Ok(rows)
+          ORDER BY k.id"
+    };
+}
+pub(super) use all_keys;
+
+/// Reads all key rows.
+pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<KeyRow>, StoreError> {
+    of_rows(&sqlx::query(all_keys!()).fetch_all(connection).await?)
+}
+
+/// Returns the keys in rows of the statement above.
+pub(super) fn of_rows(rows: &[SqliteRow]) -> Result<Vec<KeyRow>, StoreError> {
+    let mut keys = Vec::with_capacity(rows.len());
+    for row in bulk::read::<ReadKey>(rows)? {
+        keys.push(row.row()?);
+    }
+    find_owners(&mut keys);
+    Ok(keys)
 }
 
 /// Lets the first key of each project stand for it.

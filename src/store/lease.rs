@@ -11,9 +11,7 @@ use crate::domain::pacing::OnUnknown;
 use crate::domain::retry;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState};
-use crate::store::settle::{
-    AttemptRow, JobRow, Moved, count, move_counters, write_attempts, write_jobs,
-};
+use crate::store::settle::{AttemptRow, JobRow, Moved, count, move_counters, write};
 use crate::store::turn::WorkerId;
 use crate::store::{StoreError, bulk, uploads};
 
@@ -124,7 +122,7 @@ pub(super) async fn take_back(
     let message = "its worker did not renew the lease";
     let lost: Vec<AttemptRow> =
         expired.iter().map(|held| lost_row(held, moment.now, "lease_lost", message)).collect();
-    write_attempts(connection, &lost).await?;
+    write(connection, &lost, &[]).await?;
     let jobs: Vec<(i64, i64)> = expired.iter().map(|held| (held.0, held.2)).collect();
     release(connection, &jobs).await?;
     Ok(taken + u64::try_from(jobs.len()).unwrap_or(u64::MAX))
@@ -190,8 +188,7 @@ async fn take_from_dead(
             rows.push((id, pending, None, attempts, deaths + 1, None, None, None));
         }
     }
-    write_attempts(connection, &lost).await?;
-    write_jobs(connection, &rows).await?;
+    write(connection, &lost, &rows).await?;
     count(connection, &moved).await?;
     Ok(u64::try_from(held.len()).unwrap_or(u64::MAX))
 }

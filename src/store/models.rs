@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::domain::outcome::{ErrorKind, Outcome};
 use crate::domain::overload::{Overload, SLOW};
@@ -12,28 +12,32 @@ use crate::domain::plan::Place;
 use crate::domain::time::Timestamp;
 use crate::domain::tokens;
 use crate::domain::traffic::{Busy, REFUSAL};
-use crate::store::StoreError;
 use crate::store::turn::Ended;
+use crate::store::{StoreError, bulk};
 
-/// Returns the calls in flight by key and model, by whichever process, and how many of them are no
-/// slow ones.
-pub(super) async fn busy(
-    connection: &mut SqliteConnection,
-    now: Timestamp,
-) -> Result<HashMap<Place, (Busy, i64)>, StoreError> {
-    let ago = |time: Duration| now.0 - i64::try_from(time.as_millis()).unwrap_or(0);
-    let rows: Vec<(i64, i64, i64, i64, i64, Option<i64>)> = sqlx::query_as(
-        "SELECT key_id, model_id, count(*), coalesce(sum(started_at > ?2 AND started_at <= ?3), 0),
-                coalesce(sum(started_at > ?1 AND started_at <= ?3), 0),
-                min(iif(started_at > ?1 AND started_at <= ?3, started_at, NULL))
+/// Calls in flight by key and model, by whichever process, and how many of them are no slow ones.
+pub(super) type InFlight = HashMap<Place, (Busy, i64)>;
+
+/// Reads the calls in flight; the parameters are those of [`since`].
+macro_rules! in_flight {
+    () => {
+        "SELECT key_id, model_id, count(*), coalesce(sum(started_at > $3 AND started_at <= $4), 0),
+                coalesce(sum(started_at > $2 AND started_at <= $4), 0),
+                min(iif(started_at > $2 AND started_at <= $4, started_at, NULL))
            FROM jobs INDEXED BY jobs_running
-          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id",
-    )
-    .bind(ago(REFUSAL))
-    .bind(ago(SLOW))
-    .bind(now.0)
-    .fetch_all(connection)
-    .await?;
+          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id"
+    };
+}
+pub(super) use in_flight;
+
+/// Returns since when calls are fresh, since when they are no slow ones, and the time itself.
+pub(super) fn since(now: Timestamp) -> [i64; 3] {
+    let ago = |time: Duration| now.0 - i64::try_from(time.as_millis()).unwrap_or(0);
+    [ago(REFUSAL), ago(SLOW), now.0]
+}
+
+pub(super) fn in_flight_of(rows: &[SqliteRow]) -> Result<InFlight, StoreError> {
+    let rows = bulk::read::<(i64, i64, i64, i64, i64, Option<i64>)>(rows)?;
     let busy = |(key, model, calls, recent, fresh, first): (_, _, _, _, _, Option<i64>)| {
         let busy = Busy { calls, fresh, first_fresh: first.map(Timestamp) };
         ((key, model), (busy, recent))

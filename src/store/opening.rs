@@ -2,8 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::sqlite::SqliteConnection;
-
 use crate::domain::key::Tier;
 use crate::domain::limits::Quota;
 use crate::domain::plan::{Open, OpenKey, OpenModel, OpenSlot, Place};
@@ -12,9 +10,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
 use crate::domain::traffic::Busy;
 use crate::domain::view::{Counts, Waiting};
-use crate::store::StoreError;
-use crate::store::due::Scope;
-use crate::store::models;
+use crate::store::models::InFlight;
 use crate::store::standing::Standing;
 use crate::store::turn::Policy;
 
@@ -70,19 +66,17 @@ pub(super) struct Work<'a> {
     pub(super) counts: Counts,
     /// Models that have pending ones.
     pub(super) models: Vec<(i64, String)>,
+    pub(super) busy: InFlight,
 }
 
 /// Finds out what may be used for the jobs in scope.
-pub(super) async fn open(
-    connection: &mut SqliteConnection,
+pub(super) fn open(
     standing: &mut Standing,
-    Work { own, counts, models }: Work<'_>,
+    Work { own, counts, models, busy }: Work<'_>,
     policy: &Policy,
     today: Today,
     wake: &mut Wake,
-) -> Result<Opened, StoreError> {
-    let none_runs = policy.scope == Scope::All && counts.running == 0;
-    let busy = if none_runs { HashMap::new() } else { models::busy(connection, today.now).await? };
+) -> Opened {
     let mut opening = Opening {
         standing,
         policy,
@@ -101,15 +95,14 @@ pub(super) async fn open(
         }
     }
     opening.count_models(counts.pending);
-    Ok(opening.opened)
+    opening.opened
 }
 
 struct Opening<'a> {
     standing: &'a mut Standing,
     policy: &'a Policy,
     today: Today,
-    /// Calls in flight by key and model, and how many of them are no slow ones.
-    busy: HashMap<Place, (Busy, i64)>,
+    busy: InFlight,
     /// Whether the slots that were looked at rest.
     rests: HashMap<Place, bool>,
     wake: &'a mut Wake,

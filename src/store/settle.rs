@@ -1,8 +1,9 @@
 //! What ended attempts do to jobs.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::domain::job::{self, Job, Transition};
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
@@ -33,59 +34,121 @@ pub(super) struct Moved {
     pub(super) used: UsedUp,
 }
 
+/// About so many bytes are written by one statement, so that memory stays flat.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// What ended attempts change, before it is written.
+#[derive(Default)]
+struct Changes {
+    attempts: Vec<AttemptRow>,
+    answers: Vec<(i64, Arc<str>)>,
+    jobs: Vec<JobRow>,
+    moved: BTreeMap<i64, Moved>,
+    /// Jobs whose pieces of text are no longer needed.
+    told: Vec<i64>,
+    /// Uploads that the API knows no more.
+    lost: Vec<i64>,
+    bytes: usize,
+}
+
 /// Settles attempts that ended; what they come to is decided by [`job::after_attempt`].
 pub(super) async fn ended(
     connection: &mut SqliteConnection,
     ended: Vec<Ended>,
+    facts: &[SqliteRow],
     now: Timestamp,
 ) -> Result<Vec<Settled>, StoreError> {
-    let asked: Vec<Asked> = ended
-        .iter()
-        .map(|ended| (ended.job, ended.claim, outcome_name(&ended.outcome), ended.key))
-        .collect();
-    let mut facts = facts(connection, &asked).await?;
-    let mut rows: Vec<JobRow> = Vec::new();
-    let mut attempts = Vec::new();
-    let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
+    let mut facts = facts_of(facts)?;
+    let mut changes = Changes::default();
     let mut settled = Vec::with_capacity(ended.len());
-    let mut told = Vec::new();
     for ended in ended {
-        let Some(facts) = facts.get_mut(&ended.job) else {
-            settled.push(Settled { ended, transition: Transition::Ignore });
-            continue;
+        let transition = match facts.get_mut(&ended.job) {
+            Some(facts) => changes.add(&ended, facts, now),
+            None => Transition::Ignore,
         };
+        settled.push(Settled { ended, transition });
+        if changes.bytes > CHUNK_BYTES {
+            std::mem::take(&mut changes).write(connection, now).await?;
+        }
+    }
+    changes.write(connection, now).await?;
+    Ok(settled)
+}
+
+impl Changes {
+    /// Notes what an attempt does to its job.
+    fn add(&mut self, ended: &Ended, facts: &mut Facts, now: Timestamp) -> Transition {
         let current = facts.claim == ended.claim;
         facts.job.owned = current && facts.job.state == JobState::Running;
         if !current && !facts.recorded {
-            settled.push(Settled { ended, transition: Transition::Ignore });
-            continue;
+            return Transition::Ignore;
         }
         let transition = job::after_attempt(&facts.job, &ended.outcome, ended.jitter);
-        attempts.push(attempt_row(&ended, transition));
-        let batch = moved.entry(facts.batch).or_default();
-        account(&mut batch.used, &ended);
-        if let Some(row) = apply(facts, &ended, transition, now, &mut batch.counts) {
-            rows.push(row);
+        self.attempts.push(attempt_row(ended, transition));
+        self.lost.extend(&ended.lost_uploads);
+        let batch = self.moved.entry(facts.batch).or_default();
+        account(&mut batch.used, ended);
+        if let Some(row) = apply(facts, ended, transition, now, &mut batch.counts) {
+            self.jobs.push(row);
             if facts.stream && facts.job.state.is_finished() {
-                told.push(ended.job);
+                self.told.push(ended.job);
             }
         }
-        settled.push(Settled { ended, transition });
+        // The whole answer of each attempt that tells its job's end is kept, also of one that is no
+        // usable answer: it was paid for.
+        if let Some(raw) = ended.raw.as_ref().filter(|_| transition != Transition::Ignore) {
+            self.answers.push((ended.job, Arc::clone(raw)));
+            self.bytes += raw.len();
+        }
+        self.bytes += ended.message.as_ref().map_or(0, String::len) + ROW_BYTES;
+        transition
     }
-    write_attempts(connection, &attempts).await?;
-    write_answers(connection, &settled).await?;
-    write_jobs(connection, &rows).await?;
-    pieces::forget(connection, &told).await?;
-    let lost: Vec<i64> =
-        settled.iter().flat_map(|settled| settled.ended.lost_uploads.iter().copied()).collect();
-    if !lost.is_empty() {
-        uploads::remove(connection, &lost).await?;
+
+    async fn write(
+        self,
+        connection: &mut SqliteConnection,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        const WRITE: &str = concat!(
+            write_attempts!("$1"),
+            "; ",
+            "INSERT OR REPLACE INTO answers (job_id, raw)
+             SELECT value ->> 0, value ->> 1 FROM json_each($2); ",
+            write_jobs!("$3"),
+            "; ",
+            move_counts!("$4", "$5", "$6", "$7"),
+            "; ",
+            "INSERT INTO throughput (bucket, finished) SELECT $8, $9 WHERE $9 > 0
+             ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished;
+             DELETE FROM throughput WHERE bucket < $8 - 60 OR bucket > $8 + 60",
+        );
+        if self.attempts.is_empty() {
+            return Ok(());
+        }
+        let finished = self.jobs.iter().filter(|row| row.6.is_some()).count();
+        let all = in_all(&self.moved);
+        sqlx::query(WRITE)
+            .bind(bulk::json(&self.attempts)?)
+            .bind(bulk::json(&self.answers)?)
+            .bind(bulk::json(&self.jobs)?)
+            .bind(count_rows(&self.moved)?)
+            .bind(all.calls)
+            .bind(all.tokens)
+            .bind(all.cost)
+            .bind(now.0 / 10_000)
+            .bind(i64::try_from(finished).unwrap_or(i64::MAX))
+            .execute(&mut *connection)
+            .await?;
+        pieces::forget(connection, &self.told).await?;
+        if !self.lost.is_empty() {
+            uploads::remove(connection, &self.lost).await?;
+        }
+        Ok(())
     }
-    let finished = rows.iter().filter(|row| row.6.is_some()).count();
-    count_throughput(connection, now, finished).await?;
-    count(connection, &moved).await?;
-    Ok(settled)
 }
+
+/// The columns of an attempt and of its job, as text.
+const ROW_BYTES: usize = 300;
 
 /// Applies `transition` to the facts and returns the row's new values, if it changes.
 fn apply(
@@ -130,17 +193,18 @@ fn account(used: &mut UsedUp, ended: &Ended) {
     used.cost += ended.cost;
 }
 
-/// An attempt whose job is asked for: job, claim, outcome, key.
-type Asked<'a> = (i64, i64, &'a str, i64);
+/// Returns the parameter of the statement that reads what is known of the attempts' jobs.
+pub(super) fn asked(ended: &[Ended]) -> Result<String, StoreError> {
+    let asked =
+        ended.iter().map(|ended| (ended.job, ended.claim, outcome_name(&ended.outcome), ended.key));
+    bulk::json(&asked.collect::<Vec<(i64, i64, &str, i64)>>())
+}
 
-async fn facts(
-    connection: &mut SqliteConnection,
-    asked: &[Asked<'_>],
-) -> Result<HashMap<i64, Facts>, StoreError> {
-    // Only the last attempts count, as many as are used up: `gq retry` begins anew.
-    let rows: Vec<(i64, i64, i64, String, i64, i64, i64, bool, i64, i64, i64, bool)> =
-        sqlx::query_as(
-            "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
+/// Reads what is known of jobs. Only their last attempts count, as many as are used up: `gq retry`
+/// begins anew.
+macro_rules! facts {
+    () => {
+        "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
                 EXISTS (SELECT 1 FROM attempts AS t
                          WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
                 CASE j.attempts WHEN 0 THEN 0 ELSE
@@ -161,12 +225,16 @@ async fn facts(
                         AND t.key_id = e.value ->> 3) ELSE 0 END,
                 j.stream
            FROM json_each(?1) AS e
-           CROSS JOIN jobs AS j ON j.id = e.value ->> 0",
-        )
-        .bind(bulk::json(asked)?)
-        .fetch_all(connection)
-        .await?;
-    rows.into_iter()
+           CROSS JOIN jobs AS j ON j.id = e.value ->> 0"
+    };
+}
+pub(super) use facts;
+
+type FactsRow = (i64, i64, i64, String, i64, i64, i64, bool, i64, i64, i64, bool);
+
+fn facts_of(rows: &[SqliteRow]) -> Result<HashMap<i64, Facts>, StoreError> {
+    bulk::read::<FactsRow>(rows)?
+        .into_iter()
         .map(|row| {
             let (id, batch, claim, state, attempts, max_attempts, ..) = row;
             let (.., deaths, recorded, alike, mended, refused, stream) = row;
@@ -231,12 +299,9 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
     }
 }
 
-pub(super) async fn write_attempts(
-    connection: &mut SqliteConnection,
-    attempts: &[AttemptRow],
-) -> Result<(), StoreError> {
-    for rows in bulk::arrays(attempts)? {
-        sqlx::query(
+macro_rules! write_attempts {
+    ($attempts:literal) => {
+        concat!(
             "INSERT OR REPLACE INTO attempts
                     (job_id, attempt, key_id, started_at, ended_at, http_status, outcome, message,
                      paid, prompt_tokens, cached_tokens, output_tokens, thought_tokens,
@@ -246,44 +311,17 @@ pub(super) async fn write_attempts(
                     value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]',
                     value ->> '$[2][0]', value ->> '$[2][1]', value ->> '$[2][2]',
                     value ->> '$[2][3]', value ->> '$[2][4]'
-               FROM json_each(?1)",
+               FROM json_each(",
+            $attempts,
+            ")"
         )
-        .bind(rows)
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
+    };
 }
+use write_attempts;
 
-/// Keeps the whole answer of each attempt that tells its job's end, also of one that is no usable
-/// answer: it was paid for.
-async fn write_answers(
-    connection: &mut SqliteConnection,
-    settled: &[Settled],
-) -> Result<(), StoreError> {
-    let answers: Vec<(i64, &str)> = settled
-        .iter()
-        .filter(|settled| settled.transition != Transition::Ignore)
-        .filter_map(|settled| Some((settled.ended.job, settled.ended.raw.as_deref()?)))
-        .collect();
-    for rows in bulk::arrays(&answers)? {
-        sqlx::query(
-            "INSERT OR REPLACE INTO answers (job_id, raw)
-             SELECT value ->> 0, value ->> 1 FROM json_each(?1)",
-        )
-        .bind(rows)
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
-pub(super) async fn write_jobs(
-    connection: &mut SqliteConnection,
-    rows: &[JobRow],
-) -> Result<(), StoreError> {
-    for rows in bulk::arrays(rows)? {
-        sqlx::query(
+macro_rules! write_jobs {
+    ($jobs:literal) => {
+        concat!(
             "UPDATE jobs
                 SET state = e.state, due_at = coalesce(e.due_at, jobs.due_at),
                     attempts = e.attempts, deaths = e.deaths,
@@ -292,34 +330,26 @@ pub(super) async fn write_jobs(
                FROM (SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS due_at,
                             value ->> 3 AS attempts, value ->> 4 AS deaths, value ->> 5 AS told_by,
                             value ->> 6 AS finished_at, value ->> 7 AS key_id
-                       FROM json_each(?1)) AS e
-              WHERE jobs.id = e.id",
+                       FROM json_each(",
+            $jobs,
+            ")) AS e
+              WHERE jobs.id = e.id"
         )
-        .bind(rows)
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
+    };
 }
+use write_jobs;
 
-async fn count_throughput(
+/// Records attempts, and gives jobs new values.
+pub(super) async fn write(
     connection: &mut SqliteConnection,
-    now: Timestamp,
-    finished: usize,
+    attempts: &[AttemptRow],
+    jobs: &[JobRow],
 ) -> Result<(), StoreError> {
-    if finished == 0 {
-        return Ok(());
-    }
-    let bucket = now.0 / 10_000;
-    sqlx::query(
-        "INSERT INTO throughput (bucket, finished) VALUES (?1, ?2)
-         ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished;
-         DELETE FROM throughput WHERE bucket < ?1 - 60 OR bucket > ?1 + 60",
-    )
-    .bind(bucket)
-    .bind(i64::try_from(finished).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
+    sqlx::query(concat!(write_attempts!("$1"), "; ", write_jobs!("$2")))
+        .bind(bulk::json(attempts)?)
+        .bind(bulk::json(jobs)?)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -333,47 +363,71 @@ pub(super) async fn move_counters(
     count(connection, &BTreeMap::from([(batch, moved)])).await
 }
 
-/// Moves the counters of batches, and those of what was used, also for all.
+/// Moves the counters of batches, and those of what was used also for all.
+macro_rules! move_counts {
+    ($batches:literal, $calls:literal, $tokens:literal, $cost:literal) => {
+        concat!(
+            "UPDATE batches
+                SET pending = pending + (e.value ->> '$[1][0]'),
+                    running = running + (e.value ->> '$[1][1]'),
+                    succeeded = succeeded + (e.value ->> '$[1][2]'),
+                    failed = failed + (e.value ->> '$[1][3]'),
+                    cancelled = cancelled + (e.value ->> '$[1][4]'),
+                    calls = calls + (e.value ->> '$[2][0]'),
+                    tokens = tokens + (e.value ->> '$[2][1]'),
+                    cost = cost + (e.value ->> '$[2][2]')
+               FROM json_each(",
+            $batches,
+            ") AS e
+              WHERE batches.id = e.value ->> 0;
+             UPDATE meta SET calls = calls + ",
+            $calls,
+            ", tokens = tokens + ",
+            $tokens,
+            ", cost = cost + ",
+            $cost,
+            " WHERE (",
+            $calls,
+            ", ",
+            $tokens,
+            ", ",
+            $cost,
+            ") != (0, 0, 0)"
+        )
+    };
+}
+pub(super) use move_counts;
+
+/// Moves the counters of batches, and those of what was used also for all.
 pub(super) async fn count(
     connection: &mut SqliteConnection,
     moved: &BTreeMap<i64, Moved>,
 ) -> Result<(), StoreError> {
-    let mut all = UsedUp::default();
-    let mut rows = Vec::new();
-    for (batch, Moved { counts, used }) in moved {
-        all.calls += used.calls;
-        all.tokens += used.tokens;
-        all.cost += used.cost;
+    let all = in_all(moved);
+    sqlx::query(move_counts!("$1", "$2", "$3", "$4"))
+        .bind(count_rows(moved)?)
+        .bind(all.calls)
+        .bind(all.tokens)
+        .bind(all.cost)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn in_all(moved: &BTreeMap<i64, Moved>) -> UsedUp {
+    moved.values().fold(UsedUp::default(), |sum, Moved { used, .. }| UsedUp {
+        calls: sum.calls + used.calls,
+        tokens: sum.tokens + used.tokens,
+        cost: sum.cost + used.cost,
+    })
+}
+
+/// Returns the parameter of the statement that moves the counters of batches.
+pub(super) fn count_rows(moved: &BTreeMap<i64, Moved>) -> Result<String, StoreError> {
+    let row = |(batch, Moved { counts, used }): (&i64, &Moved)| {
         let jobs =
             [counts.pending, counts.running, counts.succeeded, counts.failed, counts.cancelled];
-        let row = (batch, jobs, (used.calls, used.tokens, used.cost));
-        if *counts != Counts::default() || *used != UsedUp::default() {
-            rows.push(row);
-        }
-    }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "UPDATE batches
-            SET pending = pending + (e.value ->> '$[1][0]'),
-                running = running + (e.value ->> '$[1][1]'),
-                succeeded = succeeded + (e.value ->> '$[1][2]'),
-                failed = failed + (e.value ->> '$[1][3]'),
-                cancelled = cancelled + (e.value ->> '$[1][4]'),
-                calls = calls + (e.value ->> '$[2][0]'),
-                tokens = tokens + (e.value ->> '$[2][1]'),
-                cost = cost + (e.value ->> '$[2][2]')
-           FROM json_each(?1) AS e
-          WHERE batches.id = e.value ->> 0;
-         UPDATE meta SET calls = calls + ?2, tokens = tokens + ?3, cost = cost + ?4
-          WHERE (?2, ?3, ?4) != (0, 0, 0)",
-    )
-    .bind(bulk::json(&rows)?)
-    .bind(all.calls)
-    .bind(all.tokens)
-    .bind(all.cost)
-    .execute(connection)
-    .await?;
-    Ok(())
+        (*batch, jobs, (used.calls, used.tokens, used.cost))
+    };
+    bulk::json(&moved.iter().map(row).collect::<Vec<_>>())
 }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::domain::forecast::Capacity;
 use crate::domain::limits::{GivenLimits, Learned, LearnedLimit, Limits};
@@ -20,6 +20,44 @@ use crate::store::keys::{self, KeyRow};
 use crate::store::models::{self, Model};
 use crate::store::turn::{Ended, Policy};
 use crate::store::{StoreError, bulk};
+
+/// Reads all slots, with their models.
+macro_rules! all_slots {
+    () => {
+        "SELECT s.key_id, s.model_id, s.streak, s.total, s.rest_until, s.is_full, s.is_never,
+                s.exhausted_at, s.reason, s.learned, s.recent, s.next_at, s.day, s.day_calls,
+                m.token_rate, m.allowed, m.lowered_at, m.overloads,
+                m.rest_until AS model_rest_until
+           FROM slots AS s CROSS JOIN models AS m ON m.id = s.model_id"
+    };
+}
+
+/// Reads keys, and slots.
+macro_rules! all_standing {
+    () => {
+        concat!($crate::store::keys::all_keys!(), "; ", $crate::store::standing::all_slots!())
+    };
+}
+pub(super) use {all_slots, all_standing};
+
+/// Writes the slots in the parameter.
+macro_rules! write_slots {
+    ($slots:literal) => {
+        concat!(
+            "INSERT OR REPLACE INTO slots
+                    (key_id, model_id, streak, total, rest_until, is_full, is_never, exhausted_at,
+                     reason, learned, recent, next_at, day, day_calls)
+             SELECT value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[1][0]',
+                    value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]',
+                    value ->> '$[1][4]', value ->> '$[1][5]', value ->> '$[2]', value -> '$[3]',
+                    value ->> '$[4]', value ->> '$[5][0]', value ->> '$[5][1]', value ->> '$[5][2]'
+               FROM json_each(",
+            $slots,
+            ")"
+        )
+    };
+}
+pub(super) use write_slots;
 
 /// Keys of one project run out within so long.
 const SAME_MOMENT: Duration = Duration::from_secs(2);
@@ -46,12 +84,23 @@ impl Standing {
         connection: &mut SqliteConnection,
         today: &Today,
     ) -> Result<Self, StoreError> {
-        let keys = keys::all(connection).await?;
+        let query = sqlx::query(all_standing!());
+        let [keys, slots] = bulk::together(connection, query).await?;
+        Self::of_rows(&keys, &slots, today)
+    }
+
+    /// Returns them as they stand at `today`, from rows of the two statements.
+    pub(super) fn of_rows(
+        keys: &[SqliteRow],
+        slots: &[SqliteRow],
+        today: &Today,
+    ) -> Result<Self, StoreError> {
+        let keys = keys::of_rows(keys)?;
         let mut projects: HashMap<i64, Vec<usize>> = HashMap::new();
         for (index, key) in keys.iter().enumerate() {
             projects.entry(key.owner).or_default().push(index);
         }
-        let ReadSlots { slots, models, ahead } = read_slots(connection, today).await?;
+        let ReadSlots { slots, models, ahead } = slots_of_rows(slots, today)?;
         Ok(Self {
             slots,
             models,
@@ -304,34 +353,27 @@ impl Standing {
         capacity
     }
 
+    /// Returns what changed since this was last asked, for the statement that writes it.
+    pub(super) fn take_changes(&mut self) -> Result<String, StoreError> {
+        let places = std::mem::take(&mut self.changed);
+        let row = |place: &Place| Some(slot_row(*place, self.slots.get(place)?));
+        bulk::json(&places.iter().filter_map(row).collect::<Vec<SlotRow>>())
+    }
+
     /// Writes what changed.
-    pub(super) async fn write(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        let rows: Vec<SlotRow> = self
-            .changed
-            .iter()
-            .filter_map(|place| Some(slot_row(*place, self.slots.get(place)?)))
-            .collect();
-        for rows in bulk::arrays(&rows)? {
-            sqlx::query(
-                "INSERT OR REPLACE INTO slots
-                        (key_id, model_id, streak, total, rest_until, is_full, is_never,
-                         exhausted_at, reason, learned, recent, next_at, day, day_calls)
-                 SELECT value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[1][0]',
-                        value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]',
-                        value ->> '$[1][4]', value ->> '$[1][5]', value ->> '$[2]',
-                        value -> '$[3]', value ->> '$[4]', value ->> '$[5][0]', value ->> '$[5][1]',
-                        value ->> '$[5][2]'
-                   FROM json_each(?1)",
-            )
-            .bind(rows)
-            .execute(&mut *connection)
-            .await?;
+    pub(super) async fn write(
+        mut self,
+        connection: &mut SqliteConnection,
+    ) -> Result<(), StoreError> {
+        if self.changed.is_empty() {
+            return Ok(());
         }
+        sqlx::query(write_slots!("$1")).bind(self.take_changes()?).execute(connection).await?;
         Ok(())
     }
 }
 
-/// The columns of a slot, in the order of the statement above.
+/// The columns of a slot, in the order of the statement that writes them.
 type SlotRow = (
     Place,
     (i64, i64, Option<i64>, i64, i64, Option<i64>),
@@ -397,17 +439,12 @@ pub(super) async fn read_slots(
     connection: &mut SqliteConnection,
     today: &Today,
 ) -> Result<ReadSlots, StoreError> {
-    let rows: Vec<ReadSlot> = sqlx::query_as(
-        "SELECT s.key_id, s.model_id, s.streak, s.total, s.rest_until, s.is_full, s.is_never,
-                s.exhausted_at, s.reason, s.learned, s.recent, s.next_at, s.day, s.day_calls,
-                m.token_rate, m.allowed, m.lowered_at, m.overloads,
-                m.rest_until AS model_rest_until
-           FROM slots AS s CROSS JOIN models AS m ON m.id = s.model_id",
-    )
-    .fetch_all(connection)
-    .await?;
+    slots_of_rows(&sqlx::query(all_slots!()).fetch_all(connection).await?, today)
+}
+
+fn slots_of_rows(rows: &[SqliteRow], today: &Today) -> Result<ReadSlots, StoreError> {
     let (mut slots, mut models, mut ahead) = (Slots::new(), HashMap::new(), HashSet::new());
-    for row in rows {
+    for row in bulk::read::<ReadSlot>(rows)? {
         let (place, model, mut slot) = row.into_slot();
         if slot.is_ahead(today) {
             ahead.insert(place);

@@ -17,9 +17,9 @@ use crate::domain::view::{Counts, Waiting};
 use crate::store::due::Scope;
 use crate::store::media::{ClaimedMedia, FileStamp};
 use crate::store::pieces::{self, Piece};
-use crate::store::standing::Standing;
+use crate::store::standing::{Standing, all_standing};
 use crate::store::uploads::{Order, Prepared};
-use crate::store::{Store, StoreError, claim, key_view, lease, settle, uploads, waits};
+use crate::store::{Store, StoreError, bulk, claim, key_view, lease, settle, uploads, waits};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -244,6 +244,9 @@ impl Store {
     }
 }
 
+/// What a turn has to know first: how keys and slots stand, and the jobs of ended attempts.
+const READ: &str = concat!(all_standing!(), "; ", settle::facts!());
+
 async fn run(
     connection: &mut SqliteConnection,
     mut request: TurnRequest,
@@ -253,12 +256,14 @@ async fn run(
     let moment = (request.moment)();
     let today = Today::at(moment.now);
     let mut report = TurnReport::default();
-    let mut standing = Standing::read(connection, &today).await?;
-    pieces::append(connection, &std::mem::take(&mut request.pieces)).await?;
     let ended = std::mem::take(&mut request.ended);
+    let read = sqlx::query(READ).bind(settle::asked(&ended)?);
+    let [keys, slots, facts] = bulk::together(connection, read).await?;
+    let mut standing = Standing::of_rows(&keys, &slots, &today)?;
+    pieces::append(connection, &std::mem::take(&mut request.pieces)).await?;
     if !ended.is_empty() {
         standing.after_attempts(connection, &ended, &policy, moment.now).await?;
-        report.settled = settle::ended(connection, ended, moment.now).await?;
+        report.settled = settle::ended(connection, ended, &facts, moment.now).await?;
     }
     let prepared = std::mem::take(&mut request.prepared);
     let limited = prepared.iter().any(uploads::concerns_keys);
