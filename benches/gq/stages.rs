@@ -148,21 +148,13 @@ pub(crate) fn cost_by_stage(folder: &Path, report: &mut Report) {
     let turns = Turns::open(&folder.join("gq.db"));
     let (mut claim, mut settle) = (0.0, 0.0);
     let own = || processor_time(std::process::id());
-    for _ in 0..10 {
+    for _ in 0..JOBS as usize / TOGETHER {
         let before = own();
-        let mut claimed = Vec::new();
-        while claimed.len() < JOBS as usize / 10 {
-            claimed.push(turns.turn(TOGETHER, Vec::new()));
-            if claimed.iter().map(Vec::len).sum::<usize>() >= JOBS as usize / 10 {
-                break;
-            }
-        }
-        claim += own() - before;
-        let before = own();
-        for claimed in &claimed {
-            turns.turn(0, claimed.iter().map(answered).collect());
-        }
-        settle += own() - before;
+        let claimed = turns.turn(TOGETHER, Vec::new());
+        let between = own();
+        turns.turn(0, claimed.iter().map(answered).collect());
+        claim += between - before;
+        settle += own() - between;
     }
     turns.close();
     let a_job = |seconds: f64| seconds * 1e6 / f64::from(JOBS);

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::future::join;
 use gq::domain::input::{DefaultSchema, Defaults, NewJob};
-use gq::intake::{Checked, Intake, IntakeError, Rejects, Source};
+use gq::intake::{Checked, Intake, IntakeError, Jobs, Rejects, Source};
 use gq::store::{Access, Added, EnqueueOptions, OnConflict, Store, StoreError};
 
 use super::args::{self, EnqueueArgs};
@@ -20,7 +20,11 @@ use super::output::enqueued::{self, Enqueued};
 /// A call whose input is smaller is one transaction.
 const ONE_TRANSACTION: u64 = 64_000_000;
 
-/// Jobs and bytes of one transaction of a larger input.
+/// Jobs and bytes of one transaction of a larger input: others can write between them.
+const PORTION_JOBS: usize = 1 << 15;
+const PORTION_BYTES: usize = 16 << 20;
+
+/// Jobs and bytes that are looked up together.
 const CHUNK_JOBS: usize = 8192;
 const CHUNK_BYTES: usize = 8 << 20;
 
@@ -207,27 +211,55 @@ async fn store_parts(
     let mut stored = Vec::new();
     let mut rows = 0;
     for part in parts {
-        let mut jobs = part.intake.jobs(defaults, skip_invalid)?;
+        let jobs = part.intake.jobs(defaults, skip_invalid)?;
+        let jobs = Arc::new(Mutex::new(Some(jobs)));
         let mut sum = Added::default();
-        let mut chunk = next_chunk(&mut jobs);
-        loop {
-            let ready = chunk.map_err(|error| partly(error.into(), rows))?;
-            if ready.is_empty() {
-                break;
-            }
-            let source = (options(&part), ready.into_iter().map(Ok::<_, StoreError>));
-            // The next chunk is read while this one is written.
-            let storing = store.enqueue(vec![source]);
-            let (added, next) = join(storing, async { next_chunk(&mut jobs) }).await;
+        while lock(&jobs).is_some() {
+            let portion =
+                Portion { jobs: Arc::clone(&jobs), rows: PORTION_JOBS, bytes: PORTION_BYTES };
+            let added = store.enqueue(vec![(options(&part), portion)]).await;
             for added in added.map_err(|error| partly(error.into(), rows))? {
                 rows += added.enqueued + added.replaced;
                 sum.merge(added);
             }
-            chunk = next;
         }
         stored.push(Stored { batch: part.batch, added: sum, rejected: part.checked.bad });
     }
     Ok(stored)
+}
+
+/// The jobs of one transaction; the rest stays for the next.
+struct Portion {
+    /// Those that are left; none once the input has ended.
+    jobs: Arc<Mutex<Option<Jobs>>>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Iterator for Portion {
+    type Item = std::result::Result<NewJob, Trouble>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rows == 0 || self.bytes == 0 {
+            return None;
+        }
+        let mut jobs = lock(&self.jobs);
+        let next = jobs.as_mut()?.next();
+        match &next {
+            Some(Ok(job)) => {
+                self.rows -= 1;
+                self.bytes = self.bytes.saturating_sub(job.size());
+            }
+            Some(Err(_)) => {}
+            None => *jobs = None,
+        }
+        next.map(|job| job.map_err(Trouble::Intake))
+    }
+}
+
+/// What a panic elsewhere left is good: each job is taken out whole.
+fn lock(jobs: &Mutex<Option<Jobs>>) -> MutexGuard<'_, Option<Jobs>> {
+    jobs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Refuses the call before any of it is stored where a job exists with other content.

@@ -175,15 +175,24 @@ async fn write(
 ) -> Result<()> {
     let full = layout.full;
     let mut rows = ResultsWriter::new(layout, writer)?;
-    let mut after = Some(0);
-    while let Some(from) = after {
-        let page = store.results(filter, from).await?;
+    let read = |from| {
+        let (store, filter) = (store.clone(), filter.clone());
+        tokio::spawn(async move { store.results(&filter, from).await })
+    };
+    let mut next = Some(read(0));
+    while let Some(page) = next {
+        let page = page.await.map_err(|error| crashed(&error))??;
+        // The next page is read while this one is written.
+        next = page.next.map(read);
         for job in page.jobs {
             rows.row(&row(Answer::of(job), full, media)?)?;
         }
-        after = page.next;
     }
     Ok(rows.finish()?)
+}
+
+fn crashed(error: &tokio::task::JoinError) -> Failure {
+    Failure::new(ExitStatus::Failure, format!("reading results crashed; a bug in gq: {error}"))
 }
 
 /// Prints one result by itself.

@@ -106,6 +106,15 @@ const BESIDE_REQUEST: [Field; 9] = [
     Field::Stream,
 ];
 
+/// What is wanted of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Everything.
+    Whole,
+    /// The line was read before and its digest is known: it is left out.
+    Again,
+}
+
 /// Reads one line; `None` where it is blank.
 ///
 /// An error is the reason for people, without the line's number.
@@ -114,6 +123,7 @@ pub fn parse_line(
     line: u64,
     defaults: &Defaults,
     look: Look<'_>,
+    pass: Pass,
 ) -> Result<Option<NewJob>, String> {
     if text.trim().is_empty() {
         return Ok(None);
@@ -140,7 +150,9 @@ pub fn parse_line(
         output,
         digest: [0; 16],
     };
-    job.digest = digest(&job, &request.identity)?;
+    if pass == Pass::Whole {
+        job.digest = digest(&job, &request.identity)?;
+    }
     Ok(Some(job))
 }
 

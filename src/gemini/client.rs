@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
-use reqwest::{ClientBuilder, NoProxy, Proxy, RequestBuilder, Response};
+use reqwest::{ClientBuilder, NoProxy, Proxy, RequestBuilder, Response, Url};
 
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::gemini::error::{classify, one_line};
@@ -95,6 +95,8 @@ pub struct BuildError(String);
 pub struct Client {
     pub(super) http: reqwest::Client,
     pub(super) base_url: Arc<str>,
+    /// The same, read once for all calls.
+    base: Url,
 }
 
 /// What the API says of a key.
@@ -134,7 +136,9 @@ impl Client {
             }
         };
         let http = http.map_err(|error| BuildError(chain(&error.without_url())))?;
-        Ok(Self { http, base_url: base_url.into() })
+        let base = Url::parse(base_url)
+            .map_err(|error| BuildError(format!("`{base_url}` is no address: {error}")))?;
+        Ok(Self { http, base_url: base_url.into(), base })
     }
 
     /// Returns the address that it calls.
@@ -161,7 +165,11 @@ impl Client {
         method: &str,
         body: String,
     ) -> Option<RequestBuilder> {
-        let url = format!("{}/v1beta/{}:{method}", self.base_url, model_path(model));
+        let mut url = self.base.clone();
+        let (method, query) = method.split_once('?').map_or((method, None), |(a, b)| (a, Some(b)));
+        let folder = self.base.path().trim_end_matches('/');
+        url.set_path(&format!("{folder}/v1beta/{}:{method}", model_path(model)));
+        url.set_query(query);
         let request = self.http.post(url).header("x-goog-api-key", key.header()?);
         let json = HeaderValue::from_static("application/json");
         Some(request.header(CONTENT_TYPE, json).body(body))

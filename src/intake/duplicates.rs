@@ -33,6 +33,17 @@ impl Record {
         bytes[24..].copy_from_slice(&job.digest);
         Self(bytes)
     }
+
+    /// Returns the line's number through all sources.
+    pub(super) fn line(&self) -> u64 {
+        number(&self.0[16..24])
+    }
+
+    pub(super) fn digest(&self) -> [u8; 16] {
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&self.0[24..]);
+        digest
+    }
 }
 
 /// Collects the lines of the sources of one batch.

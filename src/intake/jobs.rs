@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::vec;
 
 use super::chunks::Chunk;
+use super::digests::DigestsOfLines;
 use super::duplicates::ConflictLines;
 use super::source::Label;
 use super::{Bad, IntakeError, NewJob, Pipeline, Reading, Seen};
@@ -37,6 +38,7 @@ pub struct Jobs {
     chunks: usize,
     conflicts: ConflictLines,
     conflict: Option<(u64, u64)>,
+    digests: DigestsOfLines,
     skip_invalid: bool,
     ended: bool,
 }
@@ -58,6 +60,7 @@ impl Jobs {
             chunks: 0,
             conflicts,
             conflict,
+            digests: DigestsOfLines::of(&seen.digests),
             skip_invalid,
             ended: false,
         })
@@ -67,7 +70,9 @@ impl Jobs {
     fn advance(&mut self) -> Result<Option<NewJob>, IntakeError> {
         loop {
             match self.current.next() {
-                Some(Ok(job)) => {
+                Some(Ok(mut job)) => {
+                    let digest = self.digests.of_line(job.line)?;
+                    job.digest = digest.ok_or_else(|| self.label.changed())?;
                     if let Some(job) = self.unless_conflicting(job)? {
                         return Ok(Some(job));
                     }

@@ -7,9 +7,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::domain::input::{Defaults, NewJob, parse_line};
+use crate::domain::input::{Defaults, NewJob, Pass, parse_line};
 
 mod chunks;
+mod digests;
 mod duplicates;
 mod error;
 mod jobs;
@@ -25,6 +26,7 @@ pub use rejects::{Rejected, Rejects};
 pub use source::{Source, batch_name};
 
 use chunks::{Chunk, Chunks, Line};
+use digests::Digests;
 use duplicates::{ConflictLines, Conflicts, Duplicates, Record};
 use pipeline::Pipeline;
 use source::Input;
@@ -57,12 +59,14 @@ struct Seen {
     /// Its lines in a numbering through all sources that were checked together.
     lines: Range<u64>,
     conflicts: Arc<Conflicts>,
+    digests: Arc<Digests>,
 }
 
 /// What reading one source through found.
 struct Scan {
     checked: Checked,
     hashes: Vec<u64>,
+    digests: Arc<Digests>,
     lines: Range<u64>,
     /// The source's number among the refusals.
     source: usize,
@@ -73,11 +77,12 @@ struct Reading {
     defaults: Defaults,
     /// Where the paths in the lines start from.
     folder: PathBuf,
+    pass: Pass,
 }
 
 impl Reading {
     fn line(&self, line: &Line<'_>, number: u64) -> Result<Option<NewJob>, String> {
-        read_job(line.read()?, number, &self.defaults, &self.folder)
+        read(line.read()?, number, &self.defaults, &self.folder, self.pass)
     }
 }
 
@@ -91,7 +96,17 @@ pub fn read_job(
     defaults: &Defaults,
     folder: &Path,
 ) -> Result<Option<NewJob>, String> {
-    parse_line(text, line, defaults, &|kind, path: &str| media::look(folder, kind, path))
+    read(text, line, defaults, folder, Pass::Whole)
+}
+
+fn read(
+    text: &str,
+    line: u64,
+    defaults: &Defaults,
+    folder: &Path,
+    pass: Pass,
+) -> Result<Option<NewJob>, String> {
+    parse_line(text, line, defaults, &|kind, path: &str| media::look(folder, kind, path), pass)
 }
 
 /// What is found in one chunk of lines.
@@ -171,6 +186,7 @@ impl Intake {
                 hashes: scan.hashes.as_slice().into(),
                 lines: scan.lines.clone(),
                 conflicts: Arc::clone(&conflicts),
+                digests: Arc::clone(&scan.digests),
             };
             // A second check finds the same or `jobs` notices the change.
             let _ = intake.seen.set(seen);
@@ -179,8 +195,8 @@ impl Intake {
         Ok(all)
     }
 
-    fn reading(&self, defaults: &Defaults) -> Reading {
-        Reading { defaults: defaults.clone(), folder: self.input.folder.clone() }
+    fn reading(&self, defaults: &Defaults, pass: Pass) -> Reading {
+        Reading { defaults: defaults.clone(), folder: self.input.folder.clone(), pass }
     }
 
     /// Reads all lines once; the jobs' task ids go to `duplicates`.
@@ -192,8 +208,9 @@ impl Intake {
         duplicates: &mut Duplicates,
     ) -> Result<Scan, IntakeError> {
         let source = rejects.begin(self.name());
-        let reading = self.reading(defaults);
+        let reading = self.reading(defaults, Pass::Whole);
         let chunks = Chunks::new(self.input.reader()?);
+        let mut digests = Digests::default();
         let mut checked = Checked::default();
         let mut hashes = Vec::new();
         for findings in Pipeline::start(chunks, move |chunk| inspect(&chunk, &reading, before)) {
@@ -204,13 +221,15 @@ impl Intake {
             for record in &findings.records {
                 checked.good += 1;
                 duplicates.add(record)?;
+                digests.add(record.line() - before, record.digest())?;
             }
             for bad in &findings.bad {
                 checked.bad += 1;
                 rejects.add(source, bad.line, &bad.reason, &bad.text)?;
             }
         }
-        Ok(Scan { checked, hashes, lines: before..before + checked.lines, source })
+        let lines = before..before + checked.lines;
+        Ok(Scan { checked, hashes, digests: Arc::new(digests), lines, source })
     }
 
     /// Returns the jobs in the input's order, after [`check`](Self::check).
@@ -219,7 +238,7 @@ impl Intake {
     pub fn jobs(&self, defaults: &Defaults, skip_invalid: bool) -> Result<Jobs, IntakeError> {
         let label = &self.input.label;
         let seen = self.seen.get().ok_or_else(|| label.unchecked())?;
-        let reading = self.reading(defaults);
+        let reading = self.reading(defaults, Pass::Again);
         let chunks = Chunks::new(self.input.reader()?);
         let pipeline = Pipeline::start(chunks, move |chunk| jobs::read(&chunk, &reading));
         Jobs::new(label.clone(), pipeline, seen, skip_invalid)

@@ -8,7 +8,7 @@ use std::thread::{JoinHandle, available_parallelism, spawn};
 use super::chunks::{Chunk, Chunks, ReadError};
 
 /// How many chunks wait for one thread, and how many of its results wait for the consumer.
-const WAITING: usize = 2;
+const WAITING: usize = 1;
 const THREADS: usize = 4;
 
 /// The results of a function over all chunks, in order.

@@ -219,12 +219,12 @@ async fn write(
         "UPDATE jobs
             SET state = 'running', claim = claim + 1, worker_id = $2, lease_until = $3,
                 started_at = $4, key_id = e.value ->> 1
-           FROM json_each($1) AS e
+           FROM jsonb_each($1) AS e
           WHERE jobs.id = e.value ->> 0; ",
         move_counts!("$5", "0", "0", "0"),
         "; ",
         write_slots!("$6"),
-        "; SELECT i.job_id, i.request FROM json_each($1) AS e
+        "; SELECT i.job_id, i.request FROM jsonb_each($1) AS e
             CROSS JOIN inputs AS i ON i.job_id = e.value ->> 0"
     );
     if grants.is_empty() {

@@ -24,6 +24,9 @@ pub(crate) const BUSY_SLICE: Duration = Duration::from_secs(5);
 /// pages than SQLite's 4,096 bytes are filled and written in fewer steps.
 const PAGE_BYTES: u32 = 8192;
 
+/// Rows of a statement that may wait for their reader.
+const ROWS_WAITING: usize = 1024;
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// What a command does with the database.
@@ -274,6 +277,8 @@ fn base_options(path: &Path) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         // Finds a damaged page before it is believed.
         .pragma("cell_size_check", "ON")
+        // Rows that wait for their reader: SQLite need not wait for it to take some.
+        .row_buffer_size(ROWS_WAITING)
         .disable_statement_logging()
 }
 
@@ -291,6 +296,9 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreEr
     let options = base_options(path)
         // What a bulk enqueue changes in one transaction fits, so that no page is written twice.
         .pragma("cache_size", "-8000")
+        // Pages that change again and again are put back into the database less often; a log of that
+        // length, and of one transaction more, stays below 64 MB.
+        .pragma("wal_autocheckpoint", "4000")
         // A statement of many rows keeps what it may have to undo in memory, not in `/var/tmp`.
         .pragma("temp_store", "MEMORY");
     let mut connection = options.connect().await?;

@@ -371,7 +371,7 @@ async fn claims_use_their_index_on_a_database_that_was_never_analysed() {
 async fn large_answers_make_short_pages() {
     let bench = Bench::with_jobs(4).await;
     let claimed = bench.claim(&bench.first, 1, 4).await;
-    let raw: std::sync::Arc<str> = format!("\"{}\"", "x".repeat(20 << 20)).into();
+    let raw: std::sync::Arc<str> = format!("\"{}\"", "x".repeat(10 << 20)).into();
     let large = |job| Ended { raw: Some(raw.clone()), ..ended(job, Outcome::Answered) };
     bench.settle(&bench.first, 1, claimed[..3].iter().map(large).collect()).await;
     let mut pages = Vec::new();

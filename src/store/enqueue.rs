@@ -59,7 +59,7 @@ impl Added {
 }
 
 /// Jobs that are looked at together.
-const CHUNK_ROWS: usize = 4096;
+const CHUNK_ROWS: usize = 1024;
 
 const INSERT_JOBS: Insert = Insert {
     into: "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at, max_attempts,

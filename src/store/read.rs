@@ -37,10 +37,11 @@ pub struct Page {
 }
 
 /// Jobs of one page.
-const PAGE_ROWS: i64 = 500;
+const PAGE_ROWS: i64 = 2000;
 
-/// Bytes of the answers of one page; a larger answer is a page by itself. Images are large.
-const PAGE_BYTES: usize = 32 << 20;
+/// Bytes of the answers of one page; a larger answer is a page by itself. Images are large, and the
+/// next page is read while one is written.
+const PAGE_BYTES: usize = 16 << 20;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -71,7 +72,8 @@ struct Row {
     text: Option<String>,
 }
 
-/// What a page selects; the end of the statement says which jobs.
+/// What a page selects; the end of the statement says which jobs. See `due` for the operator that
+/// stands before the limit.
 macro_rules! select_jobs {
     ($tail:literal) => {
         concat!(
@@ -92,7 +94,7 @@ macro_rules! select_jobs {
               WHERE j.id > ?1 AND (?3 = '[]' OR j.state IN (SELECT value FROM json_each(?3)))
                 AND (?4 = '[]' OR j.task_id IN (SELECT value FROM json_each(?4)))",
             $tail,
-            " ORDER BY j.id LIMIT ?5"
+            " ORDER BY j.id LIMIT +?5"
         )
     };
 }

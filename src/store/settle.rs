@@ -113,7 +113,7 @@ impl Changes {
             write_attempts!("$1"),
             "; ",
             "INSERT OR REPLACE INTO answers (job_id, raw)
-             SELECT value ->> 0, value ->> 1 FROM json_each($2); ",
+             SELECT value ->> 0, value ->> 1 FROM jsonb_each($2); ",
             write_jobs!("$3"),
             "; ",
             move_counts!("$4", "$5", "$6", "$7"),
@@ -224,7 +224,7 @@ macro_rules! facts {
                       WHERE t.job_id = j.id AND t.outcome = 'rate_limited'
                         AND t.key_id = e.value ->> 3) ELSE 0 END,
                 j.stream
-           FROM json_each(?1) AS e
+           FROM jsonb_each(?1) AS e
            CROSS JOIN jobs AS j ON j.id = e.value ->> 0"
     };
 }
@@ -311,7 +311,7 @@ macro_rules! write_attempts {
                     value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]',
                     value ->> '$[2][0]', value ->> '$[2][1]', value ->> '$[2][2]',
                     value ->> '$[2][3]', value ->> '$[2][4]'
-               FROM json_each(",
+               FROM jsonb_each(",
             $attempts,
             ")"
         )
@@ -330,7 +330,7 @@ macro_rules! write_jobs {
                FROM (SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS due_at,
                             value ->> 3 AS attempts, value ->> 4 AS deaths, value ->> 5 AS told_by,
                             value ->> 6 AS finished_at, value ->> 7 AS key_id
-                       FROM json_each(",
+                       FROM jsonb_each(",
             $jobs,
             ")) AS e
               WHERE jobs.id = e.id"
@@ -376,7 +376,7 @@ macro_rules! move_counts {
                     calls = calls + (e.value ->> '$[2][0]'),
                     tokens = tokens + (e.value ->> '$[2][1]'),
                     cost = cost + (e.value ->> '$[2][2]')
-               FROM json_each(",
+               FROM jsonb_each(",
             $batches,
             ") AS e
               WHERE batches.id = e.value ->> 0;

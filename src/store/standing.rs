@@ -51,7 +51,7 @@ macro_rules! write_slots {
                     value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]',
                     value ->> '$[1][4]', value ->> '$[1][5]', value ->> '$[2]', value -> '$[3]',
                     value ->> '$[4]', value ->> '$[5][0]', value ->> '$[5][1]', value ->> '$[5][2]'
-               FROM json_each(",
+               FROM jsonb_each(",
             $slots,
             ")"
         )

@@ -5,6 +5,7 @@
 //! error: one whose COMMIT has failed may say yes to later ones and store nothing.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -52,7 +53,7 @@ impl Writer {
         let (commands, mut queue) = mpsc::channel::<Command>(QUEUE);
         let (told, commits) = watch::channel(0);
         let mut link = Link { path, identity, patience, connection: None, commits: told };
-        tokio::spawn(async move {
+        let task = async move {
             while let Some(command) = queue.recv().await {
                 command(&mut link).await;
             }
@@ -61,7 +62,8 @@ impl Writer {
             {
                 tracing::warn!(%error, "the database did not close cleanly");
             }
-        });
+        };
+        thread::spawn(move || run(task));
         Self { commands, commits }
     }
 
@@ -107,6 +109,16 @@ impl Writer {
         });
         self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
         Ok(answer.await.map_err(|_| StoreError::Closed)??)
+    }
+}
+
+/// Runs the task on this thread alone: it talks to that of SQLite all the time, and each word would
+/// wake one of the runtime's threads after the other.
+fn run(task: impl Future<Output = ()>) {
+    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(task),
+        // The queue is dropped with the task, which callers see as closed.
+        Err(error) => tracing::error!(%error, "the writing task cannot start"),
     }
 }
 

@@ -171,6 +171,11 @@ impl<'a> Fields<'a> {
         self.media.iter().find(wanted).map(|given| given.2)
     }
 
+    /// Returns whether any field of media is given.
+    pub(super) fn names_media(&self) -> bool {
+        !self.media.is_empty()
+    }
+
     /// Returns the name of a field of media that has a value, if one has.
     pub(super) fn any_media(&self) -> Option<String> {
         let (kind, field, _) = self.media.iter().find(|given| given.2 != "null")?;

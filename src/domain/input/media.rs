@@ -86,7 +86,9 @@ impl Media {
     /// Reads and checks the media fields.
     pub(super) fn read(fields: &Fields<'_>, look: Look<'_>) -> Result<Self, String> {
         let mut items = Vec::new();
-        for kind in Kind::ALL {
+        // Most lines are text alone.
+        let kinds = if fields.names_media() { Kind::ALL.as_slice() } else { &[] };
+        for kind in kinds.iter().copied() {
             let own = read_kind(fields, kind, look)?;
             items.extend(own.into_iter().map(|item| (kind, item)));
         }

@@ -19,11 +19,11 @@ fn look(kind: Kind, path: &str) -> Result<FoundFile, String> {
 }
 
 fn job(text: &str) -> NewJob {
-    parse_line(text, 7, &defaults(), &look).unwrap().unwrap()
+    parse_line(text, 7, &defaults(), &look, Pass::Whole).unwrap().unwrap()
 }
 
 fn refusal(text: &str) -> String {
-    parse_line(text, 7, &defaults(), &look).unwrap_err()
+    parse_line(text, 7, &defaults(), &look, Pass::Whole).unwrap_err()
 }
 
 fn assert_refusals(cases: &[(&str, &str)]) {
@@ -97,7 +97,7 @@ fn settings_are_the_lines_own_or_the_defaults() {
 #[test]
 fn blank_lines_are_no_jobs() {
     for text in ["", "  \t\r"] {
-        assert_eq!(parse_line(text, 1, &defaults(), &look), Ok(None));
+        assert_eq!(parse_line(text, 1, &defaults(), &look, Pass::Whole), Ok(None));
     }
 }
 
@@ -330,7 +330,7 @@ proptest! {
 
     #[test]
     fn any_text_is_a_job_or_a_reason(text in "\\PC{0,40}|[{}\\[\\]\",:a-e0-9\\\\ ]{0,40}") {
-        let _ = parse_line(&text, 1, &defaults(), &look);
+        let _ = parse_line(&text, 1, &defaults(), &look, Pass::Whole);
     }
 }
 
@@ -412,7 +412,7 @@ fn other_media_are_other_content() {
 
 fn with_schema(schema: &str, line: &str) -> Result<NewJob, String> {
     let schema = Some(DefaultSchema::parse(schema)?);
-    Ok(parse_line(line, 7, &Defaults { schema, ..defaults() }, &look)?.unwrap())
+    Ok(parse_line(line, 7, &Defaults { schema, ..defaults() }, &look, Pass::Whole)?.unwrap())
 }
 
 #[test]

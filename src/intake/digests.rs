@@ -1,0 +1,84 @@
+//! The digests of lines that were checked, for the pass that stores them, in little memory.
+
+use std::sync::Arc;
+use std::vec;
+
+use super::error::IntakeError;
+use super::spill::Spill;
+
+/// Digests that are read back together.
+const TOGETHER: u64 = 1 << 16;
+
+/// The digests of one source's good lines, in the lines' order.
+#[derive(Debug, Default)]
+pub(super) struct Digests {
+    /// The number of a line, and its digest.
+    spill: Spill<24>,
+    count: u64,
+}
+
+impl Digests {
+    pub(super) fn add(&mut self, line: u64, digest: [u8; 16]) -> Result<(), IntakeError> {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&line.to_be_bytes());
+        bytes[8..].copy_from_slice(&digest);
+        let part = usize::try_from(self.count / TOGETHER).unwrap_or(usize::MAX);
+        self.count += 1;
+        self.spill.push(part, bytes)
+    }
+}
+
+/// Reads digests in the lines' order.
+pub(super) struct DigestsOfLines {
+    digests: Arc<Digests>,
+    part: usize,
+    current: vec::IntoIter<[u8; 24]>,
+}
+
+impl DigestsOfLines {
+    pub(super) fn of(digests: &Arc<Digests>) -> Self {
+        Self { digests: Arc::clone(digests), part: 0, current: Vec::new().into_iter() }
+    }
+
+    /// Returns the digest of a line behind the last one asked for, if it was a good one.
+    pub(super) fn of_line(&mut self, line: u64) -> Result<Option<[u8; 16]>, IntakeError> {
+        loop {
+            for bytes in self.current.by_ref() {
+                let (number, digest) = bytes.split_at(8);
+                if number == line.to_be_bytes() {
+                    return Ok(digest.try_into().ok());
+                }
+            }
+            if self.part >= self.digests.spill.parts() {
+                return Ok(None);
+            }
+            self.current = self.digests.spill.part(self.part)?.into_iter();
+            self.part += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_good_line_has_its_own_digest_and_others_have_none() {
+        let mut digests = Digests::default();
+        let digest = |line: u64| u128::from(line).to_be_bytes();
+        let good: Vec<u64> = (1..200_000).filter(|line| line % 3 != 0).collect();
+        for line in &good {
+            digests.add(*line, digest(*line)).unwrap();
+        }
+        let digests = Arc::new(digests);
+        let mut all = DigestsOfLines::of(&digests);
+        for line in &good {
+            assert_eq!(all.of_line(*line).unwrap(), Some(digest(*line)));
+        }
+        let mut some = DigestsOfLines::of(&digests);
+        for line in good.iter().skip(1).step_by(70_001) {
+            assert_eq!(some.of_line(*line).unwrap(), Some(digest(*line)));
+        }
+        assert_eq!(DigestsOfLines::of(&digests).of_line(3).unwrap(), None);
+    }
+}
