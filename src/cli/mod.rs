@@ -23,6 +23,7 @@ mod work;
 
 use clap::CommandFactory as _;
 use gq::config::Environment;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::SignalKind;
 
 use args::{Cli, Command};
@@ -46,6 +47,7 @@ fn carry_out(cli: Cli) -> ExitStatus {
         out.error(refusal);
         return ExitStatus::Usage;
     }
+    allow_many_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -66,6 +68,16 @@ fn carry_out(cli: Cli) -> ExitStatus {
     // What is still under way is what the command gave up: a file being read, a lock waited for.
     runtime.shutdown_background();
     status
+}
+
+/// Lets the process have as many files and connections open as the system allows it at most: each call
+/// in flight is one, and the usual limit is 1,024.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// `SIGXFSZ` on Linux and macOS: a file grew past the process's limit.

@@ -111,7 +111,8 @@ const BESIDE_REQUEST: [Field; 9] = [
 pub enum Pass {
     /// Everything.
     Whole,
-    /// The line was read before and its digest is known: it is left out.
+    /// The line was read before and its digest is known: it is left out, unless there are media in
+    /// it, which may have changed.
     Again,
 }
 
@@ -150,7 +151,7 @@ pub fn parse_line(
         output,
         digest: [0; 16],
     };
-    if pass == Pass::Whole {
+    if pass == Pass::Whole || !request.identity.is_empty() {
         job.digest = digest(&job, &request.identity)?;
     }
     Ok(Some(job))

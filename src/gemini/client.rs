@@ -137,7 +137,8 @@ impl Client {
         };
         let http = http.map_err(|error| BuildError(chain(&error.without_url())))?;
         let base = Url::parse(base_url)
-            .map_err(|error| BuildError(format!("`{base_url}` is no address: {error}")))?;
+            // The address is not repeated: it may hold a password.
+            .map_err(|error| BuildError(format!("the API's address is not valid: {error}")))?;
         Ok(Self { http, base_url: base_url.into(), base })
     }
 

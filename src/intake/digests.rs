@@ -1,13 +1,15 @@
 //! The digests of lines that were checked, for the pass that stores them, in little memory.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::vec;
 
 use super::error::IntakeError;
 use super::spill::Spill;
 
-/// Digests that are read back together.
-const TOGETHER: u64 = 1 << 16;
+/// Digests that are read back together: whole blocks, so that none of a part that is over waits in
+/// memory.
+const TOGETHER: u64 = 100 * Spill::<24>::IN_BLOCK as u64;
 
 /// The digests of one source's good lines, in the lines' order.
 #[derive(Debug, Default)]
@@ -32,27 +34,31 @@ impl Digests {
 pub(super) struct DigestsOfLines {
     digests: Arc<Digests>,
     part: usize,
-    current: vec::IntoIter<[u8; 24]>,
+    current: Peekable<vec::IntoIter<[u8; 24]>>,
 }
 
 impl DigestsOfLines {
     pub(super) fn of(digests: &Arc<Digests>) -> Self {
-        Self { digests: Arc::clone(digests), part: 0, current: Vec::new().into_iter() }
+        Self { digests: Arc::clone(digests), part: 0, current: Vec::new().into_iter().peekable() }
     }
 
     /// Returns the digest of a line behind the last one asked for, if it was a good one.
     pub(super) fn of_line(&mut self, line: u64) -> Result<Option<[u8; 16]>, IntakeError> {
+        let line = line.to_be_bytes();
         loop {
-            for bytes in self.current.by_ref() {
+            while let Some(bytes) = self.current.next_if(|bytes| bytes[..8] <= line[..]) {
                 let (number, digest) = bytes.split_at(8);
-                if number == line.to_be_bytes() {
+                if number == line {
                     return Ok(digest.try_into().ok());
                 }
+            }
+            if self.current.peek().is_some() {
+                return Ok(None);
             }
             if self.part >= self.digests.spill.parts() {
                 return Ok(None);
             }
-            self.current = self.digests.spill.part(self.part)?.into_iter();
+            self.current = self.digests.spill.part(self.part)?.into_iter().peekable();
             self.part += 1;
         }
     }
@@ -79,6 +85,10 @@ mod tests {
         for line in good.iter().skip(1).step_by(70_001) {
             assert_eq!(some.of_line(*line).unwrap(), Some(digest(*line)));
         }
-        assert_eq!(DigestsOfLines::of(&digests).of_line(3).unwrap(), None);
+        let mut gaps = DigestsOfLines::of(&digests);
+        for line in 1..1_000 {
+            let wanted = (line % 3 != 0).then(|| digest(line));
+            assert_eq!(gaps.of_line(line).unwrap(), wanted, "{line}");
+        }
     }
 }

@@ -70,10 +70,8 @@ impl Jobs {
     fn advance(&mut self) -> Result<Option<NewJob>, IntakeError> {
         loop {
             match self.current.next() {
-                Some(Ok(mut job)) => {
-                    let digest = self.digests.of_line(job.line)?;
-                    job.digest = digest.ok_or_else(|| self.label.changed())?;
-                    if let Some(job) = self.unless_conflicting(job)? {
+                Some(Ok(job)) => {
+                    if let Some(job) = self.unless_refused(job)? {
                         return Ok(Some(job));
                     }
                 }
@@ -95,6 +93,22 @@ impl Jobs {
                     self.current = parsed.lines.into_iter();
                 }
             }
+        }
+    }
+
+    /// Gives a job the digest of the first pass; leaves out one that had none. That pass checks more,
+    /// or a file of it was not there then.
+    fn unless_refused(&mut self, mut job: NewJob) -> Result<Option<NewJob>, IntakeError> {
+        match self.digests.of_line(job.line)? {
+            Some(digest) => {
+                // A file may have changed since: what is stored of it tells this pass.
+                if job.media.is_empty() {
+                    job.digest = digest;
+                }
+                self.unless_conflicting(job)
+            }
+            None if self.skip_invalid => Ok(None),
+            None => Err(self.refused(job.line, "it was refused when it was checked".to_owned())),
         }
     }
 

@@ -24,7 +24,8 @@ struct Part<const N: usize> {
 }
 
 impl<const N: usize> Spill<N> {
-    const IN_BLOCK: usize = BLOCK / N;
+    /// Records that are written together.
+    pub(super) const IN_BLOCK: usize = BLOCK / N;
 
     pub(super) fn push(&mut self, part: usize, record: [u8; N]) -> Result<(), IntakeError> {
         if self.parts.len() <= part {

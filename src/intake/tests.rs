@@ -115,6 +115,39 @@ fn refused_lines_are_told_and_left_out() {
 }
 
 #[test]
+fn lines_that_only_the_first_pass_refuses_are_left_out_by_the_second() {
+    let folder = Folder::new();
+    let deep = "[".repeat(150) + &"]".repeat(150);
+    let text = format!(
+        "{{\"prompt\":\"a\"}}\n{{\"prompt\":\"b\",\"metadata\":{{\"c\":\"\\ud800\"}}}}\n\
+         {{\"prompt\":\"d\",\"metadata\":{{\"e\":{deep}}}}}\n{{\"prompt\":\"f\"}}\n"
+    );
+    let intake = folder.open(text.as_bytes());
+    let (checked, reasons) = check(&intake);
+    assert_eq!((checked.good, checked.bad), (2, 2));
+    assert_eq!(reasons.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(good_lines(&intake), [1, 4]);
+    let error = intake.jobs(&defaults(), false).unwrap().find_map(Result::err).unwrap();
+    assert!(matches!(error, IntakeError::Refused { line: 2, .. }), "{error}");
+}
+
+#[test]
+fn both_passes_give_a_job_the_same_digest() {
+    let folder = Folder::new();
+    let line =
+        |number| format!("{{\"prompt\":\"number {number}\",\"metadata\":{{\"n\":{number}}}}}");
+    let text = (0..2_000).map(line).collect::<Vec<String>>().join("\n");
+    let intake = folder.open(text.as_bytes());
+    check(&intake);
+    let jobs = intake.jobs(&defaults(), false).unwrap();
+    for (job, line) in jobs.zip(text.lines()) {
+        let job = job.unwrap();
+        let alone = read_job(line, job.line, &defaults(), Path::new("")).unwrap();
+        assert_eq!(Some(job), alone);
+    }
+}
+
+#[test]
 fn at_most_twenty_refusals_are_kept() {
     let (checked, reasons) = check(&Folder::new().open("x\n".repeat(50).as_bytes()));
     assert_eq!((checked.bad, reasons.len()), (50, 20));

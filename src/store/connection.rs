@@ -24,7 +24,7 @@ pub(crate) const BUSY_SLICE: Duration = Duration::from_secs(5);
 /// pages than SQLite's 4,096 bytes are filled and written in fewer steps.
 const PAGE_BYTES: u32 = 8192;
 
-/// Rows of a statement that may wait for their reader.
+/// Rows of a turn's statement that may wait for their reader. None holds an answer.
 const ROWS_WAITING: usize = 1024;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -277,8 +277,6 @@ fn base_options(path: &Path) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         // Finds a damaged page before it is believed.
         .pragma("cell_size_check", "ON")
-        // Rows that wait for their reader: SQLite need not wait for it to take some.
-        .row_buffer_size(ROWS_WAITING)
         .disable_statement_logging()
 }
 
@@ -294,6 +292,8 @@ pub(crate) fn read_options(path: &Path) -> SqliteConnectOptions {
 /// Opens a connection that writes, and reads back that every pragma took.
 pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     let options = base_options(path)
+        // The rows of a turn wait for their reader; SQLite does not wait for it to take some.
+        .row_buffer_size(ROWS_WAITING)
         // What a bulk enqueue changes in one transaction fits, so that no page is written twice.
         .pragma("cache_size", "-8000")
         // Pages that change again and again are put back into the database less often; a log of that

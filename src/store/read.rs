@@ -160,6 +160,8 @@ impl Store {
             }
             rows.push(row);
         }
+        // What was read beyond the page goes at once: it may be large.
+        drop(found);
         let full = cut || i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_ROWS);
         let next = rows.last().map(|row| row.id).filter(|_| full);
         let jobs = rows.into_iter().map(JobView::try_from).collect::<Result<_, _>>()?;

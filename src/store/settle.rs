@@ -28,7 +28,7 @@ pub(super) type JobRow =
     (i64, &'static str, Option<i64>, i64, i64, Option<i64>, Option<i64>, Option<i64>);
 
 /// What one batch's jobs did in this turn.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) counts: Counts,
     pub(super) used: UsedUp,
@@ -64,7 +64,7 @@ pub(super) async fn ended(
     for ended in ended {
         let transition = match facts.get_mut(&ended.job) {
             Some(facts) => changes.add(&ended, facts, now),
-            None => Transition::Ignore,
+            None => changes.ignore(&ended),
         };
         settled.push(Settled { ended, transition });
         if changes.bytes > CHUNK_BYTES {
@@ -76,12 +76,18 @@ pub(super) async fn ended(
 }
 
 impl Changes {
+    /// Notes what an attempt tells that does nothing to its job.
+    fn ignore(&mut self, ended: &Ended) -> Transition {
+        self.lost.extend(&ended.lost_uploads);
+        Transition::Ignore
+    }
+
     /// Notes what an attempt does to its job.
     fn add(&mut self, ended: &Ended, facts: &mut Facts, now: Timestamp) -> Transition {
         let current = facts.claim == ended.claim;
         facts.job.owned = current && facts.job.state == JobState::Running;
         if !current && !facts.recorded {
-            return Transition::Ignore;
+            return self.ignore(ended);
         }
         let transition = job::after_attempt(&facts.job, &ended.outcome, ended.jitter);
         self.attempts.push(attempt_row(ended, transition));
@@ -122,6 +128,9 @@ impl Changes {
              ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished;
              DELETE FROM throughput WHERE bucket < $8 - 60 OR bucket > $8 + 60",
         );
+        if !self.lost.is_empty() {
+            uploads::remove(connection, &self.lost).await?;
+        }
         if self.attempts.is_empty() {
             return Ok(());
         }
@@ -139,11 +148,7 @@ impl Changes {
             .bind(i64::try_from(finished).unwrap_or(i64::MAX))
             .execute(&mut *connection)
             .await?;
-        pieces::forget(connection, &self.told).await?;
-        if !self.lost.is_empty() {
-            uploads::remove(connection, &self.lost).await?;
-        }
-        Ok(())
+        pieces::forget(connection, &self.told).await
     }
 }
 
@@ -345,6 +350,9 @@ pub(super) async fn write(
     attempts: &[AttemptRow],
     jobs: &[JobRow],
 ) -> Result<(), StoreError> {
+    if attempts.is_empty() && jobs.is_empty() {
+        return Ok(());
+    }
     sqlx::query(concat!(write_attempts!("$1"), "; ", write_jobs!("$2")))
         .bind(bulk::json(attempts)?)
         .bind(bulk::json(jobs)?)
@@ -403,6 +411,9 @@ pub(super) async fn count(
     connection: &mut SqliteConnection,
     moved: &BTreeMap<i64, Moved>,
 ) -> Result<(), StoreError> {
+    if moved.values().all(|moved| *moved == Moved::default()) {
+        return Ok(());
+    }
     let all = in_all(moved);
     sqlx::query(move_counts!("$1", "$2", "$3", "$4"))
         .bind(count_rows(moved)?)

@@ -63,7 +63,11 @@ impl Writer {
                 tracing::warn!(%error, "the database did not close cleanly");
             }
         };
-        thread::spawn(move || run(task));
+        let thread = thread::Builder::new().name("gq-writer".to_owned());
+        if let Err(error) = thread.spawn(move || run(task)) {
+            // The queue is dropped with the task, which callers see as closed.
+            tracing::error!(%error, "there is no thread to be had for the writing task");
+        }
         Self { commands, commits }
     }
 
@@ -117,7 +121,6 @@ impl Writer {
 fn run(task: impl Future<Output = ()>) {
     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime.block_on(task),
-        // The queue is dropped with the task, which callers see as closed.
         Err(error) => tracing::error!(%error, "the writing task cannot start"),
     }
 }
