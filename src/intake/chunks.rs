@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::io::{self, Read};
 
 /// How much is read at once. Where chunks end depends on the bytes alone, never on the reads.
-const CHUNK: usize = 1 << 17;
+const CHUNK: usize = 1 << 16;
 /// The longest line that is read.
 #[cfg(not(test))]
 const LONGEST: usize = 128 << 20;

@@ -295,7 +295,7 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreEr
         // The rows of a turn wait for their reader; SQLite does not wait for it to take some.
         .row_buffer_size(ROWS_WAITING)
         // What a bulk enqueue changes in one transaction fits, so that no page is written twice.
-        .pragma("cache_size", "-8000")
+        .pragma("cache_size", "-6000")
         // Pages that change again and again are put back into the database less often; a log of that
         // length, and of one transaction more, stays below 64 MB.
         .pragma("wal_autocheckpoint", "4000")

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::future::join;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::hex::hex;
@@ -58,8 +59,9 @@ impl Added {
     }
 }
 
-/// Jobs that are looked at together.
-const CHUNK_ROWS: usize = 1024;
+/// Jobs that are looked at together, and their bytes.
+const CHUNK_ROWS: usize = 512;
+const CHUNK_BYTES: usize = 8 << 20;
 
 const INSERT_JOBS: Insert = Insert {
     into: "INSERT INTO jobs (id, batch_id, task_id, line, model_id, priority, due_at, max_attempts,
@@ -155,20 +157,27 @@ where
     E: From<StoreError>,
 {
     let mut adding = Adding::begin(connection, options).await?;
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK_ROWS);
-        let mut bytes = 0;
-        while chunk.len() < CHUNK_ROWS && bytes < (8 << 20) {
-            let Some(job) = jobs.next() else { break };
-            let job = job?;
-            bytes += job.size();
-            chunk.push(job);
-        }
-        if chunk.is_empty() {
-            return Ok(adding.finish(connection).await?);
-        }
-        adding.chunk(connection, chunk).await?;
+    let mut chunk = next_chunk(&mut jobs)?;
+    while !chunk.is_empty() {
+        // The next one is taken while SQLite writes this one.
+        let adding = adding.chunk(connection, chunk);
+        let (added, next) = join(adding, async { next_chunk(&mut jobs) }).await;
+        added?;
+        chunk = next?;
     }
+    Ok(adding.finish(connection).await?)
+}
+
+fn next_chunk<E>(jobs: &mut impl Iterator<Item = Result<NewJob, E>>) -> Result<Vec<NewJob>, E> {
+    let mut chunk = Vec::with_capacity(CHUNK_ROWS);
+    let mut bytes = 0;
+    while chunk.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
+        let Some(job) = jobs.next() else { break };
+        let job = job?;
+        bytes += job.size();
+        chunk.push(job);
+    }
+    Ok(chunk)
 }
 
 /// One enqueue in progress.
