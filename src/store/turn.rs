@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::domain::forecast::Capacity;
 use crate::domain::job::Transition;
@@ -19,7 +19,8 @@ use crate::store::media::{ClaimedMedia, FileStamp};
 use crate::store::pieces::{self, Piece};
 use crate::store::standing::{Standing, all_standing};
 use crate::store::uploads::{Order, Prepared};
-use crate::store::{Store, StoreError, bulk, claim, key_view, lease, settle, uploads, waits};
+use crate::store::writer::Begin;
+use crate::store::{Store, StoreError, claim, key_view, lease, settle, uploads, waits};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -240,15 +241,23 @@ impl Store {
         request: TurnRequest,
         policy: Policy,
     ) -> Result<TurnReport, StoreError> {
-        self.writer.write(move |connection| Box::pin(run(connection, request, policy))).await
+        let asked = settle::asked(&request.ended)?;
+        let begin = Begin { sql: BEGIN, parameter: Some(asked) };
+        self.writer
+            .write_after(begin, move |connection, rows| {
+                Box::pin(run(connection, rows, request, policy))
+            })
+            .await
     }
 }
 
-/// What a turn has to know first: how keys and slots stand, and the jobs of ended attempts.
-const READ: &str = concat!(all_standing!(), "; ", settle::facts!());
+/// The beginning of a turn, with what it has to know first: how keys and slots stand, and the jobs of
+/// ended attempts.
+const BEGIN: &str = concat!("BEGIN IMMEDIATE; ", all_standing!(), "; ", settle::facts!());
 
 async fn run(
     connection: &mut SqliteConnection,
+    [_, keys, slots, facts]: [Vec<SqliteRow>; 4],
     mut request: TurnRequest,
     policy: Policy,
 ) -> Result<TurnReport, StoreError> {
@@ -257,8 +266,6 @@ async fn run(
     let today = Today::at(moment.now);
     let mut report = TurnReport::default();
     let ended = std::mem::take(&mut request.ended);
-    let read = sqlx::query(READ).bind(settle::asked(&ended)?);
-    let [keys, slots, facts] = bulk::together(connection, read).await?;
     let mut standing = Standing::of_rows(&keys, &slots, &today)?;
     pieces::append(connection, &std::mem::take(&mut request.pieces)).await?;
     if !ended.is_empty() {

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::store::bulk;
 use crate::store::connection::{self, BUSY_SLICE, Identity};
 use crate::store::error::StoreError;
 
@@ -34,6 +35,14 @@ pub(crate) struct Writer {
     commands: mpsc::Sender<Command>,
     /// Counts the transactions that were committed.
     commits: watch::Receiver<u64>,
+}
+
+/// How a transaction begins.
+pub(crate) struct Begin {
+    /// `BEGIN IMMEDIATE`, and statements that go to SQLite with it.
+    pub(crate) sql: &'static str,
+    /// Their one parameter.
+    pub(crate) parameter: Option<String>,
 }
 
 /// The connection, opened when it is needed.
@@ -87,10 +96,29 @@ impl Writer {
             + Send
             + 'static,
     {
+        let begin = Begin { sql: "BEGIN IMMEDIATE", parameter: None };
+        self.write_after(begin, |connection, [_]| work(connection)).await
+    }
+
+    /// As [`write`](Self::write); `work` also gets the rows of the statements that begin it.
+    pub(crate) async fn write_after<T, F, const STATEMENTS: usize>(
+        &self,
+        begin: Begin,
+        work: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(
+                &'c mut SqliteConnection,
+                [Vec<SqliteRow>; STATEMENTS],
+            ) -> BoxFuture<'c, Result<T, StoreError>>
+            + Send
+            + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let command: Command = Box::new(move |link| {
             Box::pin(async move {
-                let result = link.transaction(work).await;
+                let result = link.transaction(begin, work).await;
                 // A caller that went away no longer wants to know.
                 drop(reply.send(result));
             })
@@ -126,12 +154,19 @@ fn run(task: impl Future<Output = ()>) {
 }
 
 impl Link {
-    async fn transaction<T, F>(&mut self, work: F) -> Result<T, StoreError>
+    async fn transaction<T, F, const STATEMENTS: usize>(
+        &mut self,
+        begin: Begin,
+        work: F,
+    ) -> Result<T, StoreError>
     where
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+        F: for<'c> FnOnce(
+            &'c mut SqliteConnection,
+            [Vec<SqliteRow>; STATEMENTS],
+        ) -> BoxFuture<'c, Result<T, StoreError>>,
     {
-        let mut connection = self.begin().await?;
-        let result = match work(&mut connection).await {
+        let (mut connection, rows) = self.begin(&begin).await?;
+        let result = match work(&mut connection, rows).await {
             Ok(value) => {
                 let committed = sqlx::query("COMMIT").execute(&mut connection).await;
                 committed.map(|_| value).map_err(StoreError::from)
@@ -148,26 +183,36 @@ impl Link {
     }
 
     /// Opens the transaction; another process's lock is waited for.
-    async fn begin(&mut self) -> Result<SqliteConnection, StoreError> {
+    async fn begin<const STATEMENTS: usize>(
+        &mut self,
+        begin: &Begin,
+    ) -> Result<(SqliteConnection, [Vec<SqliteRow>; STATEMENTS]), StoreError> {
         let mut waiting = Waiting::new(&self.path, self.patience);
         loop {
             if Identity::of(&self.path) != self.identity {
                 return Err(StoreError::Replaced(self.path.clone()));
             }
-            match self.try_begin().await {
+            match self.try_begin(begin).await {
                 Err(error) if error.is_lock() => waiting.again().await?,
-                begun => return begun,
+                other => return other,
             }
         }
     }
 
-    async fn try_begin(&mut self) -> Result<SqliteConnection, StoreError> {
+    async fn try_begin<const STATEMENTS: usize>(
+        &mut self,
+        begin: &Begin,
+    ) -> Result<(SqliteConnection, [Vec<SqliteRow>; STATEMENTS]), StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => connection::open_writer(&self.path).await?,
         };
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await?;
-        Ok(connection)
+        let mut query = sqlx::query(begin.sql);
+        if let Some(parameter) = &begin.parameter {
+            query = query.bind(parameter.clone());
+        }
+        let rows = bulk::together(&mut connection, query).await?;
+        Ok((connection, rows))
     }
 }
 
