@@ -123,6 +123,11 @@ pub(crate) enum Command {
     Cancel(SelectArgs),
     /// Remove finished jobs with all that belongs to them
     Prune(PruneArgs),
+    /// Copy the database as it stands, also while workers run
+    ///
+    /// The copy holds jobs, answers and the states of keys, and no secret. A job that was running is
+    /// one whose worker died, to whoever works on the copy.
+    Backup(BackupArgs),
     /// Run a local stand-in for the API, for rehearsals and tests
     Mock(MockArgs),
     /// Print a completion script
@@ -272,6 +277,13 @@ pub(crate) struct PruneArgs {
     /// Give the free space back to the file system
     #[arg(long)]
     pub(crate) vacuum: bool,
+}
+
+/// Flags of `gq backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// File to make; it must not be there yet
+    pub(crate) file: PathBuf,
 }
 
 /// Flags of `gq mock`.

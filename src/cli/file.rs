@@ -68,12 +68,12 @@ impl WholeFile {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
 }
 
-fn failed(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn failed(path: &Path, error: &io::Error) -> Failure {
     let message = format!("cannot write `{}`: {error}", path.display());
     Failure::new(ExitStatus::Failure, message).hint("the file was left as it was")
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod ask;
+mod backup;
 mod context;
 mod enqueue;
 pub(crate) mod exit;
@@ -99,6 +100,7 @@ async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
         Command::Retry(args) => manage::change(context, args, manage::Change::Retry).await,
         Command::Cancel(args) => manage::change(context, args, manage::Change::Cancel).await,
         Command::Prune(args) => manage::prune(context, args).await,
+        Command::Backup(args) => backup::run(context, args).await,
         Command::Mock(args) => manage::mock(context, args).await,
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -89,11 +89,6 @@ impl Slot {
         }
     }
 
-    /// Returns whether the slot may be used at `now`.
-    pub fn is_usable(&self, rests: &Rests, now: Timestamp) -> bool {
-        !self.never && self.rest_end(rests, now).is_none()
-    }
-
     /// Returns the end of the rest that holds at `now`.
     pub fn rest_end(&self, rests: &Rests, now: Timestamp) -> Option<Timestamp> {
         let longest = LONGEST_DAY.max(rests.fully_exhausted_wait).max(rests.exhausted_wait);
@@ -346,7 +341,7 @@ mod tests {
     #[test]
     fn no_quota_is_for_ever() {
         let slot = hit(Slot::default(), &Exhaustion::NoQuota, 1, 2);
-        assert!(!slot.is_usable(&RESTS, Timestamp(i64::MAX / 2)));
+        assert!(slot.never);
         assert_eq!(slot.view(&RESTS, Timestamp(2)).available_at, None);
     }
 
@@ -355,7 +350,7 @@ mod tests {
         let mut slot = hit(Slot::default(), &short(None), 9_999_999_999_999, 10_000_000_000_000);
         let later = Timestamp(10_000_000_000_001);
         slot.learn(&Exhaustion::Day, &[(Quota::Rpd, 20)], (later, 0), later);
-        assert!(slot.is_usable(&RESTS, Timestamp(1_000)));
+        assert!(!slot.never && slot.rest_end(&RESTS, Timestamp(1_000)).is_none());
         let today = Today::at(Timestamp(1_000));
         assert!(slot.is_ahead(&today));
         slot.advance(&today);

@@ -1,9 +1,11 @@
 //! What people do to jobs: retry, cancel, prune.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
@@ -124,6 +126,20 @@ impl Store {
                 None => return Ok(removed),
             }
         }
+    }
+
+    /// Copies the database as it stands now into the empty file at `path`, which has to be absolute.
+    /// Others can write meanwhile; the log grows as long as it takes.
+    ///
+    /// # Errors
+    /// What SQLite says of reading the one or writing the other file.
+    pub async fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        let name = path.to_str().ok_or_else(|| {
+            StoreError::Value(format!("the name `{}` is not UTF-8", path.display()))
+        })?;
+        let mut connection = super::connection::read_options(&self.path).connect().await?;
+        sqlx::query("VACUUM INTO ?1").bind(name).execute(&mut connection).await?;
+        Ok(connection.close().await?)
     }
 
     /// Gives the room of removed rows back to the file system.

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::snapshot::{matches, without_times};
 use crate::support::{LIMIT, TestEnv, wait_until};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "enqueue",
     "work",
     "run",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 14] = [
     "retry",
     "cancel",
     "prune",
+    "backup",
     "mock",
     "completions",
 ];

@@ -3,6 +3,7 @@
 
 mod answer_media;
 mod ask;
+mod backup;
 mod budget;
 mod counters;
 mod database;
