@@ -218,7 +218,7 @@ async fn store_parts(
             let portion =
                 Portion { jobs: Arc::clone(&jobs), rows: PORTION_JOBS, bytes: PORTION_BYTES };
             let added = store.enqueue(vec![(options(&part), portion)]).await;
-            for added in added.map_err(|error| partly(error.into(), rows))? {
+            for added in added.map_err(|error| partly(error, rows))? {
                 rows += added.enqueued + added.replaced;
                 sum.merge(added);
             }
@@ -302,9 +302,17 @@ fn crashed(error: &tokio::task::JoinError) -> Failure {
 }
 
 /// A large input is stored in steps; what is in is in, and the call is not refused as a whole.
-fn partly(mut failure: Failure, rows: u64) -> Failure {
+fn partly(trouble: Trouble, rows: u64) -> Failure {
+    let rest = match trouble {
+        Trouble::Store(StoreError::Conflict { .. }) => {
+            "with `--on-conflict skip` the same call keeps the old job and adds the rest, with \
+             `replace` it starts it anew"
+        }
+        _ => "the same call again adds the rest",
+    };
+    let mut failure = Failure::from(trouble);
     if rows > 0 {
         failure.status = ExitStatus::Failure;
     }
-    failure.hint(format!("{rows} jobs are stored; the same call again adds the rest"))
+    failure.hint(format!("{rows} jobs are stored; {rest}"))
 }

@@ -266,6 +266,9 @@ async fn migrate(path: &Path) -> Result<(), StoreError> {
 }
 
 fn base_options(path: &Path) -> SqliteConnectOptions {
+    // SQLite would read a name that begins so as an address.
+    let is_address = path.as_os_str().as_encoded_bytes().starts_with(b"file:");
+    let path = if is_address { Path::new(".").join(path) } else { path.to_owned() };
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)

@@ -175,3 +175,13 @@ fn a_copy_without_its_log_is_worked_on() {
     env.gq(&["enqueue", "more.jsonl"]).exits(0);
     assert_eq!(env.status()["queue_size"], json!(4));
 }
+
+#[test]
+fn a_name_that_looks_like_an_address_is_a_name() {
+    let env = TestEnv::new();
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["--db", "file:x.db?mode=memory", "enqueue", "in.jsonl"]).exits(0);
+    assert!(env.path("file:x.db?mode=memory").exists());
+    let ran = env.gq(&["--db", "file:x.db?mode=memory", "status", "--format", "json"]).exits(0);
+    assert_eq!(ran.json()["jobs"]["total"], 2);
+}
