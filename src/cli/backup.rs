@@ -27,7 +27,7 @@ pub(crate) async fn run(context: &mut Context, args: &BackupArgs) -> Result<Exit
     let copy = tempfile::Builder::new().tempfile_in(&folder).map_err(failed)?;
     let copying = stop.unless_requested(store.copy_to(copy.path())).await;
     let Some(copied) = copying else { return Ok(stop.exit_status()) };
-    copied?;
+    copied.map_err(|error| not_copied(path, error.into()))?;
     copy.as_file().sync_all().map_err(failed)?;
     let bytes = copy.as_file().metadata().map_err(failed)?.len();
     copy.persist_noclobber(path).map_err(|error| match error.error.kind() {
@@ -39,6 +39,13 @@ pub(crate) async fn run(context: &mut Context, args: &BackupArgs) -> Result<Exit
     let told = json!({ "file": path.display().to_string(), "bytes": bytes });
     context.out.data(&format!("{told}\n"))?;
     Ok(ExitStatus::Done)
+}
+
+/// Says that it is the copy that failed, which has a disk of its own to fill.
+fn not_copied(path: &Path, failure: Failure) -> Failure {
+    let why = failure.message.unwrap_or_default();
+    let message = format!("cannot copy the database to `{}`: {why}", path.display());
+    Failure::new(failure.status, message).hint("no backup was made")
 }
 
 fn there_already(path: &Path) -> Failure {

@@ -56,4 +56,14 @@ fn no_backup_replaces_a_file() {
     assert!(ran.stderr.contains("its folder is not there"), "{}", ran.stderr);
     env.gq(&["--db", "none.db", "backup", "copy.db"]).exits(1);
     assert!(!env.path("copy.db").exists());
+    let ran = env.gq_within(100_000, &["backup", "copy.db"]).exits(1);
+    assert!(ran.stderr.contains("cannot copy the database to `copy.db`"), "{}", ran.stderr);
+    assert_eq!(fs::read_dir(env.folder()).unwrap().filter(is_left_over).count(), 0);
+}
+
+/// Returns whether a file is a copy, whole or begun.
+fn is_left_over(entry: &std::io::Result<fs::DirEntry>) -> bool {
+    let name = entry.as_ref().unwrap().file_name();
+    let name = name.to_string_lossy();
+    name.starts_with(".tmp") || name.starts_with("copy")
 }
