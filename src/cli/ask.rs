@@ -81,7 +81,7 @@ pub(crate) async fn run(context: &mut Context, args: &AskArgs) -> Result<ExitSta
     let store = store?;
     let means = match building {
         Some(building) => {
-            let client = building.await.map_err(|error| crashed(&error))??;
+            let client = building.await.map_err(|error| Failure::crashed("a thread", &error))??;
             Some(Means { client, keys, pacing })
         }
         None => None,
@@ -129,15 +129,11 @@ async fn piped(context: &Context, args: &AskArgs) -> Result<Option<Vec<u8>>> {
         context.out.hint("waiting for the end of standard input");
         reading.await
     };
-    let bytes = read.map_err(|error| crashed(&error))?;
+    let bytes = read.map_err(|error| Failure::crashed("a thread", &error))?;
     let bytes = bytes.map_err(|error| {
         Failure::new(ExitStatus::Failure, format!("cannot read standard input: {error}"))
     })?;
     Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
-}
-
-fn crashed(error: &tokio::task::JoinError) -> Failure {
-    Failure::new(ExitStatus::Failure, format!("a thread crashed; a bug in gq: {error}"))
 }
 
 fn question(args: &AskArgs, piped: Option<Vec<u8>>) -> Result<serde_json::Value> {

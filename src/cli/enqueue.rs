@@ -6,7 +6,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gq::domain::input::{DefaultSchema, Defaults, NewJob};
+use gq::domain::input::{DefaultSchema, Defaults, NewJob, next_chunk};
 use gq::intake::{Checked, Intake, IntakeError, Jobs, Rejects, Source};
 use gq::store::{Access, Added, EnqueueOptions, OnConflict, Store, StoreError};
 
@@ -100,7 +100,9 @@ pub(crate) async fn enqueue(
     let (checking, given) = (options.clone(), defaults.clone());
     // In a thread of its own, so that a signal can end the wait for it.
     let check = move || check(&files, batch.as_deref(), &checking, &given);
-    let parts = tokio::task::spawn_blocking(check).await.map_err(|error| crashed(&error))??;
+    let parts = tokio::task::spawn_blocking(check)
+        .await
+        .map_err(|error| Failure::crashed("reading the input", &error))??;
     let store = context.store(Access::Write).await?;
     let on_conflict = match options.on_conflict {
         None => OnConflict::Refuse,
@@ -273,7 +275,7 @@ async fn check_conflicts(
         let Some(batch) = store.batch_id(&part.batch).await? else { continue };
         let mut jobs = part.intake.jobs(defaults, skip_invalid)?;
         loop {
-            let chunk = next_chunk(&mut jobs)?;
+            let chunk = next_chunk(&mut jobs, CHUNK_JOBS, CHUNK_BYTES)?;
             if chunk.is_empty() {
                 break;
             }
@@ -281,24 +283,6 @@ async fn check_conflicts(
         }
     }
     Ok(())
-}
-
-fn next_chunk(
-    jobs: &mut impl Iterator<Item = std::result::Result<NewJob, IntakeError>>,
-) -> std::result::Result<Vec<NewJob>, IntakeError> {
-    let mut chunk = Vec::new();
-    let mut bytes = 0;
-    while chunk.len() < CHUNK_JOBS && bytes < CHUNK_BYTES {
-        let Some(job) = jobs.next() else { break };
-        let job = job?;
-        bytes += job.size();
-        chunk.push(job);
-    }
-    Ok(chunk)
-}
-
-fn crashed(error: &tokio::task::JoinError) -> Failure {
-    Failure::new(ExitStatus::Failure, format!("reading the input crashed; a bug in gq: {error}"))
 }
 
 /// A large input is stored in steps; what is in is in, and the call is not refused as a whole.

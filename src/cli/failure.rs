@@ -6,6 +6,7 @@ use gq::config::ConfigError;
 use gq::intake::IntakeError;
 use gq::queue::QueueError;
 use gq::store::StoreError;
+use tokio::task::JoinError;
 
 use super::exit::ExitStatus;
 use super::output::is_closed_pipe;
@@ -25,6 +26,11 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 impl Failure {
     pub(crate) fn new(status: ExitStatus, message: impl Into<String>) -> Self {
         Self { status, message: Some(message.into()), hint: None }
+    }
+
+    /// Says that a thread of ours panicked while it did `what`.
+    pub(crate) fn crashed(what: &str, error: &JoinError) -> Self {
+        Self::new(ExitStatus::Failure, format!("{what} crashed; a bug in gq: {error}"))
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

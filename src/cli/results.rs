@@ -181,7 +181,7 @@ async fn write(
     };
     let mut next = Some(read(0));
     while let Some(page) = next {
-        let page = page.await.map_err(|error| crashed(&error))??;
+        let page = page.await.map_err(|error| Failure::crashed("reading results", &error))??;
         // The next page is read while this one is written.
         next = page.next.map(read);
         for job in page.jobs {
@@ -189,10 +189,6 @@ async fn write(
         }
     }
     Ok(rows.finish()?)
-}
-
-fn crashed(error: &tokio::task::JoinError) -> Failure {
-    Failure::new(ExitStatus::Failure, format!("reading results crashed; a bug in gq: {error}"))
 }
 
 /// Prints one result by itself.

@@ -93,6 +93,24 @@ impl NewJob {
     }
 }
 
+/// Takes the next of `jobs`: up to `rows`, and until they have `bytes` together. An empty chunk says
+/// that there are no more.
+pub fn next_chunk<E>(
+    jobs: &mut impl Iterator<Item = Result<NewJob, E>>,
+    rows: usize,
+    bytes: usize,
+) -> Result<Vec<NewJob>, E> {
+    let mut chunk = Vec::with_capacity(rows);
+    let mut size = 0;
+    while chunk.len() < rows && size < bytes {
+        let Some(job) = jobs.next() else { break };
+        let job = job?;
+        size += job.size();
+        chunk.push(job);
+    }
+    Ok(chunk)
+}
+
 /// The fields that may stand beside `request`.
 const BESIDE_REQUEST: [Field; 9] = [
     Field::Key,

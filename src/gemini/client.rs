@@ -149,7 +149,7 @@ impl Client {
 
     /// Sends one generateContent request; `body` goes out as it is.
     pub async fn generate(&self, key: &ApiKey, model: &str, body: String) -> Call {
-        let Some(request) = self.post(key, model, "generateContent", body) else {
+        let Some(request) = self.post(key, model, ("generateContent", None), body) else {
             return unsendable();
         };
         match request.send().await {
@@ -163,11 +163,10 @@ impl Client {
         &self,
         key: &ApiKey,
         model: &str,
-        method: &str,
+        (method, query): (&str, Option<&str>),
         body: String,
     ) -> Option<RequestBuilder> {
         let mut url = self.base.clone();
-        let (method, query) = method.split_once('?').map_or((method, None), |(a, b)| (a, Some(b)));
         let folder = self.base.path().trim_end_matches('/');
         url.set_path(&format!("{folder}/v1beta/{}:{method}", model_path(model)));
         url.set_query(query);

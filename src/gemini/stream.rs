@@ -25,7 +25,8 @@ impl Client {
         body: String,
         hear: impl FnMut(&str) + Send,
     ) -> Call {
-        let Some(request) = self.post(key, model, "streamGenerateContent?alt=sse", body) else {
+        let method = ("streamGenerateContent", Some("alt=sse"));
+        let Some(request) = self.post(key, model, method, body) else {
             return unsendable();
         };
         match request.send().await {

@@ -52,10 +52,7 @@ impl DigestsOfLines {
                     return Ok(digest.try_into().ok());
                 }
             }
-            if self.current.peek().is_some() {
-                return Ok(None);
-            }
-            if self.part >= self.digests.spill.parts() {
+            if self.current.peek().is_some() || self.part >= self.digests.spill.parts() {
                 return Ok(None);
             }
             self.current = self.digests.spill.part(self.part)?.into_iter().peekable();

@@ -11,7 +11,7 @@ use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor as _, FromRow, Typ
 use crate::store::error::StoreError;
 
 /// Statements take at most about this many bytes of rows, so that memory stays flat.
-const CHUNK_BYTES: usize = 4 << 20;
+pub(super) const CHUNK_BYTES: usize = 4 << 20;
 
 /// Rows of one statement with parameters: enough that its own cost is small, and within SQLite's
 /// 32,766 parameters.

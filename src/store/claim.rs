@@ -54,7 +54,7 @@ pub(super) async fn claim(
             wake.at(due);
         }
     }
-    let work = Work { own: &own, counts, models, busy };
+    let work = Work { own: &own, pending: counts.pending, models, busy };
     let mut opened = opening::open(standing, work, policy, today, &mut wake);
     let ahead = if calls > 0 && has_media { AHEAD } else { 0 };
     let look = Look { scope: policy.scope, now, calls, ahead, pending: counts.pending };
@@ -83,7 +83,8 @@ pub(super) async fn claim(
         moment,
         lease: i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX),
     };
-    report.claimed = write(connection, claimant, &plan.calls, due, standing).await?;
+    let jobs = (due, opened.models.as_slice());
+    report.claimed = write(connection, claimant, &plan.calls, jobs, standing).await?;
     needs.equip(connection, &mut report.claimed).await?;
     let room = Room { orders: request.room, hashing: &request.hashing, api: &policy.api };
     report.orders = needs.prepare(connection, &plan.uploads, claimant, room).await?;
@@ -152,15 +153,15 @@ async fn candidates(
     let mut candidates = Vec::new();
     let mut jobs = HashMap::new();
     let mut short = Vec::new();
-    for model in &opened.models {
-        let is_open = opened.open.keys.iter().any(|key| key.slot.1 == model.0);
+    for model in opened.models.iter().map(|(model, _)| *model) {
+        let is_open = opened.open.keys.iter().any(|key| key.slot.1 == model);
         let wanted = if is_open { calls + ahead } else { 0 };
         if wanted == 0 {
             continue;
         }
         let found = due::due(connection, scope, model, now, wanted).await?;
         if found.len() < wanted {
-            short.push(model.0);
+            short.push(model);
         }
         candidates.extend(found.iter().map(DueJob::candidate));
         jobs.extend(found.into_iter().map(|job| (job.id, job)));
@@ -212,7 +213,7 @@ async fn write(
     connection: &mut SqliteConnection,
     claimant: Claimant,
     grants: &[Grant],
-    mut due: HashMap<i64, DueJob>,
+    (mut due, models): (HashMap<i64, DueJob>, &[(i64, String)]),
     standing: &mut Standing,
 ) -> Result<Vec<Claimed>, StoreError> {
     const CLAIM: &str = concat!(
@@ -249,18 +250,25 @@ async fn write(
     let mut requests: HashMap<i64, String> = requests.into_iter().collect();
     let of_grant = |grant: &Grant| {
         let (job, request) = (due.remove(&grant.job)?, requests.remove(&grant.job)?);
-        Some(claimed(job, request, grant, claimant.moment.now))
+        let (_, model) = models.iter().find(|(model, _)| *model == job.model_id)?;
+        Some(claimed(job, model.clone(), request, grant, claimant.moment.now))
     };
     Ok(grants.iter().filter_map(of_grant).collect())
 }
 
-fn claimed(job: DueJob, request: String, grant: &Grant, claimed_at: Timestamp) -> Claimed {
+fn claimed(
+    job: DueJob,
+    model_name: String,
+    request: String,
+    grant: &Grant,
+    claimed_at: Timestamp,
+) -> Claimed {
     Claimed {
         job: job.id,
         claim: job.claim + 1,
         key: grant.key,
         model: job.model_id,
-        model_name: job.model,
+        model_name,
         task_id: job.task_id,
         priority: job.priority,
         reserved: grant.tokens,

@@ -6,7 +6,7 @@ use futures_util::future::join;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::hex::hex;
-use crate::domain::input::NewJob;
+use crate::domain::input::{NewJob, next_chunk};
 use crate::domain::output::OutputForm;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
@@ -157,27 +157,16 @@ where
     E: From<StoreError>,
 {
     let mut adding = Adding::begin(connection, options).await?;
-    let mut chunk = next_chunk(&mut jobs)?;
+    let mut chunk = next_chunk(&mut jobs, CHUNK_ROWS, CHUNK_BYTES)?;
     while !chunk.is_empty() {
         // The next one is taken while SQLite writes this one.
         let adding = adding.chunk(connection, chunk);
-        let (added, next) = join(adding, async { next_chunk(&mut jobs) }).await;
+        let (added, next) =
+            join(adding, async { next_chunk(&mut jobs, CHUNK_ROWS, CHUNK_BYTES) }).await;
         added?;
         chunk = next?;
     }
     Ok(adding.finish(connection).await?)
-}
-
-fn next_chunk<E>(jobs: &mut impl Iterator<Item = Result<NewJob, E>>) -> Result<Vec<NewJob>, E> {
-    let mut chunk = Vec::with_capacity(CHUNK_ROWS);
-    let mut bytes = 0;
-    while chunk.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-        let Some(job) = jobs.next() else { break };
-        let job = job?;
-        bytes += job.size();
-        chunk.push(job);
-    }
-    Ok(chunk)
 }
 
 /// One enqueue in progress.

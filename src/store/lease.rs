@@ -1,4 +1,4 @@
-//! Who holds which jobs: renewal, and what deaths, lost leases and wrong clocks do to them.
+//! Who holds which jobs: renewal, and what deaths and lost leases do to them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -8,7 +8,6 @@ use sqlx::sqlite::SqliteConnection;
 use crate::domain::job::{self, Job, Transition};
 use crate::domain::outcome::{ErrorKind, Paid};
 use crate::domain::pacing::OnUnknown;
-use crate::domain::retry;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState};
 use crate::store::settle::{AttemptRow, JobRow, Moved, count, move_counters, write};
@@ -191,54 +190,4 @@ async fn take_from_dead(
     write(connection, &lost, &rows).await?;
     count(connection, &moved).await?;
     Ok(u64::try_from(held.len()).unwrap_or(u64::MAX))
-}
-
-/// Makes jobs due whose time is further off than any delay of ours: a wrong clock set it. A time
-/// that the user set stays. Such jobs are found by the index, level by level: a worker begins with
-/// this, and there may be millions.
-pub(super) async fn rebase(
-    connection: &mut SqliteConnection,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    sqlx::query(REBASE).bind(now.0).bind(now.after(retry::LONGEST).0).execute(connection).await?;
-    Ok(())
-}
-
-const REBASE: &str = "
-    WITH RECURSIVE level (model_id, priority) AS (
-        SELECT m.id, (SELECT j.priority FROM jobs AS j INDEXED BY jobs_due
-                       WHERE j.state = 'pending' AND j.model_id = m.id
-                       ORDER BY j.priority DESC LIMIT 1)
-          FROM models AS m
-    UNION ALL
-        SELECT level.model_id,
-               (SELECT j.priority FROM jobs AS j INDEXED BY jobs_due
-                 WHERE j.state = 'pending' AND j.model_id = level.model_id
-                   AND j.priority < level.priority
-                 ORDER BY j.priority DESC LIMIT 1)
-          FROM level WHERE level.priority IS NOT NULL)
-    UPDATE jobs SET due_at = max(?1, coalesce(not_before, ?1))
-     WHERE id IN (SELECT j.id
-                    FROM level CROSS JOIN jobs AS j INDEXED BY jobs_due
-                   WHERE j.state = 'pending' AND j.model_id = level.model_id
-                     AND j.priority = level.priority AND j.due_at > ?2
-                     AND j.due_at > coalesce(j.not_before, 0) + ?2 - ?1)";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::{Access, Store};
-
-    #[tokio::test]
-    async fn times_that_a_wrong_clock_set_are_found_by_the_index() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("q.db"), Access::Write).await.unwrap();
-        let query = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {REBASE}"));
-        let rows: Vec<(i64, i64, i64, String)> =
-            sqlx::query_as(query).fetch_all(&store.readers).await.unwrap();
-        let plan: Vec<&str> = rows.iter().map(|row| row.3.as_str()).collect();
-        assert!(!plan.iter().any(|step| step.starts_with("SCAN j")), "{plan:?}");
-        let search = "SEARCH j USING INDEX jobs_due (model_id=? AND priority=? AND due_at>?)";
-        assert!(plan.contains(&search), "{plan:?}");
-    }
 }

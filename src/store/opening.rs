@@ -9,7 +9,7 @@ use crate::domain::slot::Slot;
 use crate::domain::time::Timestamp;
 use crate::domain::today::Today;
 use crate::domain::traffic::Busy;
-use crate::domain::view::{Counts, Waiting};
+use crate::domain::view::Waiting;
 use crate::store::models::InFlight;
 use crate::store::standing::Standing;
 use crate::store::turn::Policy;
@@ -62,8 +62,8 @@ impl Opened {
 pub(super) struct Work<'a> {
     /// Keys that this process holds.
     pub(super) own: &'a HashSet<i64>,
-    /// Jobs in scope.
-    pub(super) counts: Counts,
+    /// Pending jobs in scope.
+    pub(super) pending: i64,
     /// Models that have pending ones.
     pub(super) models: Vec<(i64, String)>,
     pub(super) busy: InFlight,
@@ -72,7 +72,7 @@ pub(super) struct Work<'a> {
 /// Finds out what may be used for the jobs in scope.
 pub(super) fn open(
     standing: &mut Standing,
-    Work { own, counts, models, busy }: Work<'_>,
+    Work { own, pending, models, busy }: Work<'_>,
     policy: &Policy,
     today: Today,
     wake: &mut Wake,
@@ -94,7 +94,7 @@ pub(super) fn open(
             opening.key((key.id, key.owner), rank, cooling);
         }
     }
-    opening.count_models(counts.pending);
+    opening.count_models(pending);
     opening.opened
 }
 

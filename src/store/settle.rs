@@ -34,9 +34,6 @@ pub(super) struct Moved {
     pub(super) used: UsedUp,
 }
 
-/// About so many bytes are written by one statement, so that memory stays flat.
-const CHUNK_BYTES: usize = 4 << 20;
-
 /// What ended attempts change, before it is written.
 #[derive(Default)]
 struct Changes {
@@ -62,12 +59,13 @@ pub(super) async fn ended(
     let mut changes = Changes::default();
     let mut settled = Vec::with_capacity(ended.len());
     for ended in ended {
+        changes.lost.extend(&ended.lost_uploads);
         let transition = match facts.get_mut(&ended.job) {
             Some(facts) => changes.add(&ended, facts, now),
-            None => changes.ignore(&ended),
+            None => Transition::Ignore,
         };
         settled.push(Settled { ended, transition });
-        if changes.bytes > CHUNK_BYTES {
+        if changes.bytes > bulk::CHUNK_BYTES {
             std::mem::take(&mut changes).write(connection, now).await?;
         }
     }
@@ -76,22 +74,15 @@ pub(super) async fn ended(
 }
 
 impl Changes {
-    /// Notes what an attempt tells that does nothing to its job.
-    fn ignore(&mut self, ended: &Ended) -> Transition {
-        self.lost.extend(&ended.lost_uploads);
-        Transition::Ignore
-    }
-
     /// Notes what an attempt does to its job.
     fn add(&mut self, ended: &Ended, facts: &mut Facts, now: Timestamp) -> Transition {
         let current = facts.claim == ended.claim;
         facts.job.owned = current && facts.job.state == JobState::Running;
         if !current && !facts.recorded {
-            return self.ignore(ended);
+            return Transition::Ignore;
         }
         let transition = job::after_attempt(&facts.job, &ended.outcome, ended.jitter);
         self.attempts.push(attempt_row(ended, transition));
-        self.lost.extend(&ended.lost_uploads);
         let batch = self.moved.entry(facts.batch).or_default();
         account(&mut batch.used, ended);
         if let Some(row) = apply(facts, ended, transition, now, &mut batch.counts) {

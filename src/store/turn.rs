@@ -20,7 +20,7 @@ use crate::store::pieces::{self, Piece};
 use crate::store::standing::{Standing, all_standing};
 use crate::store::uploads::{Order, Prepared};
 use crate::store::writer::Begin;
-use crate::store::{Store, StoreError, claim, key_view, lease, settle, uploads, waits};
+use crate::store::{Store, StoreError, claim, due, key_view, lease, settle, uploads, waits};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -291,7 +291,7 @@ async fn run(
     let audited = audit.then_some((worker, request.uploading.as_slice()));
     uploads::take_back(connection, &request.dead, audited, moment).await?;
     if request.rebase {
-        lease::rebase(connection, moment.now).await?;
+        due::rebase(connection, moment.now).await?;
         waits::wake_all(connection).await?;
     }
     if let Some(last_call) = request.last_call {
