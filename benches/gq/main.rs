@@ -17,6 +17,8 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on ends")]
 
 mod baseline;
+#[path = "../../tests/cost/disk.rs"]
+mod disk;
 mod export;
 mod input;
 mod latency;
@@ -25,6 +27,8 @@ mod report;
 mod scale;
 mod stages;
 mod throughput;
+#[path = "../../tests/cost/turns.rs"]
+mod turns;
 
 use std::path::PathBuf;
 
@@ -65,9 +69,8 @@ fn main() {
     }
     if wants("scale") {
         let rows = number("GQ_BENCH_ROWS", 1_000_000);
-        let sizes = [1_000, 1_000_000, rows];
-        let sizes: Vec<u32> = sizes.into_iter().filter(|size| *size <= rows).collect();
-        let mut sizes = sizes;
+        let mut sizes = vec![1_000, 1_000_000, rows];
+        sizes.retain(|size| *size <= rows);
         sizes.dedup();
         scale::scale(folder, &sizes, &mut report);
     }

@@ -16,27 +16,22 @@ const TURNS: usize = 12;
 /// Calls that a worker makes whose memory is measured.
 const CALLS: &str = "20000";
 
-/// What is told of a queue of one length.
-struct Figures {
-    claim: Duration,
-}
-
 pub(crate) fn scale(folder: &Path, sizes: &[u32], report: &mut Report) {
-    let mut first: Option<Figures> = None;
+    let mut first = None;
     for rows in sizes {
-        let figures = queue_of(folder, *rows, report);
-        let base = first.get_or_insert(Figures { claim: figures.claim });
+        let claim = queue_of(folder, *rows, report);
         report.ratio(
             &format!("claim of 64 jobs of {rows}, ms"),
-            millis(figures.claim),
-            millis(base.claim),
+            millis(claim),
+            millis(*first.get_or_insert(claim)),
             Some(Bound::AtMost(1.3)),
         );
     }
     remove_database(folder);
 }
 
-fn queue_of(folder: &Path, rows: u32, report: &mut Report) -> Figures {
+/// Tells what there is to tell of a queue of one length, and returns what a claim takes there.
+fn queue_of(folder: &Path, rows: u32, report: &mut Report) -> Duration {
     remove_database(folder);
     let file = folder.join("scaled.jsonl");
     input::write_lines(&file, rows);
@@ -62,7 +57,7 @@ fn queue_of(folder: &Path, rows: u32, report: &mut Report) -> Figures {
         let measure = format!("worker's peak memory, 256 in flight of {rows}, MB");
         report.figure(&measure, worker.memory, wanted);
     }
-    Figures { claim }
+    claim
 }
 
 /// From the start of a worker's process to the arrival of its first call.

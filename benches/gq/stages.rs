@@ -4,27 +4,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gq::domain::limits::GivenLimits;
-use gq::domain::outcome::{Outcome, Paid, Usage};
-use gq::domain::pacing::OnUnknown;
-use gq::domain::slot::Rests;
+use gq::domain::outcome::Outcome;
 use gq::gemini::client::{ApiKey, Client, ClientOptions};
-use gq::store::{
-    Access, Budget, Claimed, Ended, FoundKey, Policy, Registration, Scope, Store, TurnRequest,
-};
+use gq::store::{Access, Claimed, Ended, FoundKey, Registration, Store};
 use tokio::runtime::Runtime;
 
-use crate::input;
 use crate::process::{StandIn, gq, measured, processor_time, remove_database};
 use crate::report::Report;
-
-/// Jobs that a turn claims or settles.
-const TOGETHER: usize = 64;
+use crate::turns::{TOGETHER, answered};
+use crate::{input, turns};
 
 /// Jobs whose stages are counted.
 const JOBS: u32 = 40_000;
-
-/// An answer as the stand-in gives it.
-const ANSWER: &str = r#"{"candidates":[{"content":{"parts":[{"text":"mock answer"}],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":60,"candidatesTokenCount":3,"totalTokenCount":63},"modelVersion":"gemini-2.5-flash","responseId":"0123456789abcdef"}"#;
 
 /// The store as a worker uses it. Its jobs have a priority above 0: none has to be careful.
 pub(crate) struct Turns {
@@ -51,25 +42,9 @@ impl Turns {
     }
 
     fn turn(&self, capacity: usize, ended: Vec<Ended>) -> Vec<Claimed> {
-        let request = TurnRequest {
-            worker: self.registration.worker,
-            moment: gq::clock::moment,
-            ended,
-            last_call: None,
-            prepared: Vec::new(),
-            capacity,
-            bulk: capacity,
-            pieces: Vec::new(),
-            room: 8,
-            uploading: Vec::new(),
-            hashing: Vec::new(),
-            keys: self.keys.clone(),
-            in_flight: Vec::new(),
-            audit: false,
-            rebase: false,
-            dead: Vec::new(),
-        };
-        self.runtime.block_on(self.store.turn(request, policy())).expect("there is room").claimed
+        let request = turns::request(self.registration.worker, &self.keys, capacity, ended);
+        let turn = self.store.turn(request, turns::policy());
+        self.runtime.block_on(turn).expect("there is room").claimed
     }
 
     /// Claims jobs in turns and settles none; returns the time of the median turn.
@@ -96,67 +71,23 @@ impl Turns {
     }
 }
 
-fn policy() -> Policy {
-    Policy {
-        scope: Scope::All,
-        lease: Duration::from_mins(10),
-        rests: Rests {
-            exhausted_wait: Duration::from_mins(2),
-            fully_exhausted_wait: Duration::from_hours(12),
-            max_exhausted_retries: 3,
-        },
-        limits: GivenLimits::default(),
-        key_cooldown: Duration::ZERO,
-        api_call_interval: Duration::ZERO,
-        on_unknown: OnUnknown::Retry,
-        budget: Budget::default(),
-        inline_limit: 20_000_000,
-        api: "http://api".into(),
-    }
-}
-
-fn answered(claimed: &Claimed) -> Ended {
-    Ended {
-        job: claimed.job,
-        claim: claimed.claim,
-        key: claimed.key,
-        model: claimed.model,
-        started_at: claimed.claimed_at,
-        ended_at: gq::clock::now(),
-        outcome: Outcome::Answered,
-        http_status: Some(200),
-        message: None,
-        paid: Paid::Yes,
-        usage: Some(Usage { total_tokens: 63, prompt_tokens: 60, ..Usage::default() }),
-        cost: 0,
-        lost_uploads: Vec::new(),
-        claimed_at: claimed.claimed_at,
-        reserved: claimed.reserved,
-        plain_tokens: 60,
-        quotas: Vec::new(),
-        consumer: None,
-        raw: Some(ANSWER.into()),
-        jitter: 0.0,
-    }
-}
-
 /// Tells the processor's time of each stage of a job's life in turns of 64.
 pub(crate) fn cost_by_stage(folder: &Path, report: &mut Report) {
     remove_database(folder);
     input::write_lines(&folder.join("stages.jsonl"), JOBS);
     measured(gq(folder).args(["enqueue", "stages.jsonl", "--priority", "1"]));
-    let turns = Turns::open(&folder.join("gq.db"));
+    let store = Turns::open(&folder.join("gq.db"));
     let (mut claim, mut settle) = (0.0, 0.0);
     let own = || processor_time(std::process::id());
     for _ in 0..JOBS as usize / TOGETHER {
         let before = own();
-        let claimed = turns.turn(TOGETHER, Vec::new());
+        let claimed = store.turn(TOGETHER, Vec::new());
         let between = own();
-        turns.turn(0, claimed.iter().map(answered).collect());
+        store.turn(0, claimed.iter().map(answered).collect());
         claim += between - before;
         settle += own() - between;
     }
-    turns.close();
+    store.close();
     let a_job = |seconds: f64| seconds * 1e6 / f64::from(JOBS);
     report.figure("claim, µs of processor a job", a_job(claim), None);
     report.figure("request, µs of processor a job", a_job(requests(folder)), None);
@@ -179,7 +110,7 @@ fn requests(folder: &Path) -> f64 {
         let loops = (0..TOGETHER).map(|_| {
             let (client, key) = (client.clone(), key.clone());
             tokio::spawn(async move {
-                for number in 0..JOBS / 64 {
+                for number in (0..JOBS).step_by(TOGETHER) {
                     let call = client.generate(&key, "gemini-2.5-flash", input::request(number));
                     assert_eq!(call.await.outcome, Outcome::Answered);
                 }

@@ -1,13 +1,13 @@
 //! Rows and calls in bulk: adding, working, printing, and what they take on the disk.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::process::{Killed, Run, StandIn, fastest, gq, measured, remove_database};
 use crate::report::{Bound, Report};
-use crate::{baseline, input};
+use crate::{baseline, disk, input};
 
 /// Jobs of a drain without delay.
 const DRAINED: u32 = 100_000;
@@ -19,7 +19,7 @@ const DELAYED: u32 = 50_000;
 const DELAY: Duration = Duration::from_millis(200);
 
 /// Calls at once to it.
-const MANY: u32 = 500;
+const MANY: u16 = 500;
 
 /// What a slow disk adds to each sync.
 const SLOW_SYNC: Duration = Duration::from_millis(10);
@@ -107,7 +107,7 @@ fn disk(folder: &Path, report: &mut Report) {
 
 /// A drain on a disk whose syncs take longer, beside the same without.
 fn slow_disk(folder: &Path, stand_in: &StandIn, report: &mut Report) {
-    let library = build_slow_disk(folder);
+    let library = disk::build(folder);
     let fast = work_off(folder, stand_in, 256, &mut gq(folder));
     let mut slowed = gq(folder);
     slowed.env("LD_PRELOAD", library).env("SYNC_DELAY_US", SLOW_SYNC.as_micros().to_string());
@@ -115,16 +115,6 @@ fn slow_disk(folder: &Path, stand_in: &StandIn, report: &mut Report) {
     let rate = |run: Run| f64::from(DRAINED) / run.took.as_secs_f64();
     let wanted = Some(Bound::AtLeast(0.9));
     report.ratio("drain, each sync 10 ms later, jobs/s", rate(slow), rate(fast), wanted);
-}
-
-/// Builds what makes each sync of a process later, by the C compiler that also builds SQLite.
-fn build_slow_disk(folder: &Path) -> PathBuf {
-    let library = folder.join("disk.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk.c");
-    let mut compiler = Command::new("cc");
-    let built = compiler.args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).status();
-    assert!(built.expect("a C compiler").success());
-    library
 }
 
 /// A server that takes its time: only what runs at once counts.
@@ -135,7 +125,7 @@ pub(crate) fn delayed(folder: &Path, report: &mut Report) {
     let config = format!(r#"{{"latency_ms": {}}}"#, DELAY.as_millis());
     std::fs::write(folder.join("delayed.json"), config).expect("there is room");
     let stand_in = StandIn::start(folder, &["--config", "delayed.json"]);
-    let bare = baseline::client(&stand_in.url, 500, DELAYED);
+    let bare = baseline::client(&stand_in.url, MANY.into(), DELAYED);
     // A key of unknown limits begins with one call, and doubles.
     let care = measured(gq(folder).args(drain_args(&stand_in, &MANY.to_string())));
     remove_database(folder);

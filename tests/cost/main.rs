@@ -6,27 +6,23 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails right there")]
 #![expect(clippy::print_stdout, reason = "the figures are for whoever changes the bounds")]
 
+mod disk;
+mod turns;
+
 use std::alloc::System;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use gq::domain::input::NewJob;
-use gq::domain::limits::GivenLimits;
-use gq::domain::outcome::{Outcome, Paid, Usage};
-use gq::domain::pacing::OnUnknown;
-use gq::domain::slot::Rests;
 use gq::store::{
-    Access, Budget, Claimed, Ended, EnqueueOptions, FoundKey, OnConflict, Policy, Scope, Store,
-    StoreError, TurnRequest, WorkerId,
+    Access, Claimed, Ended, EnqueueOptions, FoundKey, OnConflict, Store, StoreError, WorkerId,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
+use turns::{TOGETHER, answered};
+
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
-/// Jobs that a turn claims or settles.
-const TOGETHER: usize = 64;
 
 /// Turns that claim; as many settle.
 const TURNS: usize = 20;
@@ -39,22 +35,17 @@ const CHILD: &str = "GQ_COST_DATABASE";
 const PROMPT: &str = "What is the capital of a country that is large, has many rivers and lakes, \
     three neighbours, and a coast where it rains on most days of the year?";
 
-const ANSWER: &str = r#"{"candidates":[{"content":{"parts":[{"text":"The capital."}],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":60,"candidatesTokenCount":3,"totalTokenCount":63},"modelVersion":"gemini-2.5-flash","responseId":"0123456789abcdef"}"#;
-
 fn main() {
     if let Some(database) = std::env::var_os(CHILD) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         return runtime.block_on(work(Path::new(&database)));
     }
     let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("disk.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk.c");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source);
-    assert!(compiler.status().unwrap().success());
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.env(CHILD, folder.path().join("gq.db"));
-    child.env("LD_PRELOAD", library).env("SYNC_COUNTS", folder.path().join("syncs"));
+    child
+        .env("LD_PRELOAD", disk::build(folder.path()))
+        .env("SYNC_COUNTS", folder.path().join("syncs"));
     assert!(child.status().unwrap().success());
 }
 
@@ -150,64 +141,6 @@ async fn enqueue(store: &Store, batch: &str, jobs: usize) {
 }
 
 async fn turn(store: &Store, keys: &[i64], capacity: usize, ended: Vec<Ended>) -> Vec<Claimed> {
-    let request = TurnRequest {
-        worker: WorkerId(1),
-        moment: gq::clock::moment,
-        ended,
-        last_call: None,
-        prepared: Vec::new(),
-        capacity,
-        bulk: capacity,
-        pieces: Vec::new(),
-        room: 8,
-        uploading: Vec::new(),
-        hashing: Vec::new(),
-        keys: keys.to_vec(),
-        in_flight: Vec::new(),
-        audit: false,
-        rebase: false,
-        dead: Vec::new(),
-    };
-    let policy = Policy {
-        scope: Scope::All,
-        lease: Duration::from_mins(10),
-        rests: Rests {
-            exhausted_wait: Duration::from_mins(2),
-            fully_exhausted_wait: Duration::from_hours(12),
-            max_exhausted_retries: 3,
-        },
-        limits: GivenLimits::default(),
-        key_cooldown: Duration::ZERO,
-        api_call_interval: Duration::ZERO,
-        on_unknown: OnUnknown::Retry,
-        budget: Budget::default(),
-        inline_limit: 20_000_000,
-        api: "http://api".into(),
-    };
-    store.turn(request, policy).await.unwrap().claimed
-}
-
-fn answered(claimed: &Claimed) -> Ended {
-    Ended {
-        job: claimed.job,
-        claim: claimed.claim,
-        key: claimed.key,
-        model: claimed.model,
-        started_at: claimed.claimed_at,
-        ended_at: gq::clock::now(),
-        outcome: Outcome::Answered,
-        http_status: Some(200),
-        message: None,
-        paid: Paid::Yes,
-        usage: Some(Usage { total_tokens: 63, prompt_tokens: 60, ..Usage::default() }),
-        cost: 0,
-        lost_uploads: Vec::new(),
-        claimed_at: claimed.claimed_at,
-        reserved: claimed.reserved,
-        plain_tokens: 60,
-        quotas: Vec::new(),
-        consumer: None,
-        raw: Some(ANSWER.into()),
-        jitter: 0.0,
-    }
+    let request = turns::request(WorkerId(1), keys, capacity, ended);
+    store.turn(request, turns::policy()).await.unwrap().claimed
 }
