@@ -1,6 +1,10 @@
 //! Reading jobs with their answers and attempts, page by page: no snapshot is held for long.
 
+use std::collections::{BTreeSet, HashMap};
+
 use futures_util::TryStreamExt as _;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _};
 
 use crate::domain::outcome::{ErrorKind, Usage};
 use crate::domain::time::Timestamp;
@@ -43,25 +47,21 @@ const PAGE_ROWS: i64 = 2000;
 /// next page is read while one is written.
 const PAGE_BYTES: usize = 16 << 20;
 
-#[derive(sqlx::FromRow)]
+/// A job as it is stored: its batch, model and key by their ids.
 struct Row {
     id: i64,
     task_id: String,
-    batch: String,
+    batch: i64,
     state: String,
     metadata: Option<String>,
     raw: Option<String>,
     outcome: Option<String>,
     message: Option<String>,
     http_status: Option<u16>,
-    model: String,
-    prompt_tokens: Option<i64>,
-    cached_tokens: Option<i64>,
-    output_tokens: Option<i64>,
-    thought_tokens: Option<i64>,
-    total_tokens: Option<i64>,
+    model: i64,
+    tokens: Tokens,
     attempts: i64,
-    key: Option<String>,
+    key: Option<i64>,
     line: i64,
     created_at: i64,
     started_at: Option<i64>,
@@ -72,25 +72,82 @@ struct Row {
     text: Option<String>,
 }
 
+impl FromRow<'_, SqliteRow> for Row {
+    /// By place: to look for so many columns by name takes longer than to read them.
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.try_get(0)?,
+            task_id: row.try_get(1)?,
+            batch: row.try_get(2)?,
+            state: row.try_get(3)?,
+            metadata: row.try_get(4)?,
+            raw: row.try_get(5)?,
+            outcome: row.try_get(6)?,
+            message: row.try_get(7)?,
+            http_status: row.try_get(8)?,
+            model: row.try_get(9)?,
+            tokens: (
+                row.try_get(10)?,
+                row.try_get(11)?,
+                row.try_get(12)?,
+                row.try_get(13)?,
+                row.try_get(14)?,
+            ),
+            attempts: row.try_get(15)?,
+            key: row.try_get(16)?,
+            line: row.try_get(17)?,
+            created_at: row.try_get(18)?,
+            started_at: row.try_get(19)?,
+            finished_at: row.try_get(20)?,
+            due_at: row.try_get(21)?,
+            output: row.try_get(22)?,
+            stream: row.try_get(23)?,
+            text: row.try_get(24)?,
+        })
+    }
+}
+
+/// The names of batches, models and keys by their ids.
+#[derive(Default)]
+struct Names([HashMap<i64, String>; 3]);
+
+impl Names {
+    /// Reads those that `rows` need.
+    async fn of(rows: &[Row], store: &Store) -> Result<Self, StoreError> {
+        let batches: BTreeSet<i64> = rows.iter().map(|row| row.batch).collect();
+        let found: Vec<(i64, i64, String)> = sqlx::query_as(
+            "SELECT 0, id, name FROM batches WHERE id IN (SELECT value FROM json_each(?1))
+              UNION ALL SELECT 1, id, name FROM models UNION ALL SELECT 2, id, name FROM keys",
+        )
+        .bind(bulk::json(&batches)?)
+        .fetch_all(&store.readers)
+        .await?;
+        let mut names = Self::default();
+        for (kind, id, name) in found {
+            if let Some(names) = usize::try_from(kind).ok().and_then(|kind| names.0.get_mut(kind)) {
+                names.insert(id, name);
+            }
+        }
+        Ok(names)
+    }
+}
+
 /// What a page selects; the end of the statement says which jobs. See `due` for the operator that
 /// stands before the limit.
 macro_rules! select_jobs {
     ($tail:literal) => {
         concat!(
-            "SELECT j.id, j.task_id, b.name AS batch, j.state, i.metadata, a.raw, t.outcome,
-                    t.message, t.http_status, m.name AS model, t.prompt_tokens, t.cached_tokens,
-                    t.output_tokens, t.thought_tokens, t.total_tokens, j.attempts, k.name AS key,
+            "SELECT j.id, j.task_id, j.batch_id, j.state, i.metadata, a.raw, t.outcome,
+                    t.message, t.http_status, j.model_id, t.prompt_tokens, t.cached_tokens,
+                    t.output_tokens, t.thought_tokens, t.total_tokens, j.attempts, j.key_id,
                     j.line, j.created_at, j.started_at, j.finished_at, j.due_at, j.output, j.stream,
                     CASE WHEN j.stream AND j.state IN ('pending', 'running') THEN
                         (SELECT group_concat(p.text, '' ORDER BY p.place) FROM pieces AS p
-                          WHERE p.job_id = j.id AND p.claim = j.claim) END AS text
+                          WHERE p.job_id = j.id AND p.claim = j.claim) END
                FROM jobs AS j
-               JOIN batches AS b ON b.id = j.batch_id
-               JOIN models AS m ON m.id = j.model_id
                JOIN inputs AS i ON i.job_id = j.id
                LEFT JOIN answers AS a ON a.job_id = j.id
                LEFT JOIN attempts AS t ON t.job_id = j.id AND t.attempt = j.told_by
-               LEFT JOIN keys AS k ON k.id = j.key_id
               WHERE j.id > ?1 AND (?3 = '[]' OR j.state IN (SELECT value FROM json_each(?3)))
                 AND (?4 = '[]' OR j.task_id IN (SELECT value FROM json_each(?4)))",
             $tail,
@@ -164,7 +221,9 @@ impl Store {
         drop(found);
         let full = cut || i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_ROWS);
         let next = rows.last().map(|row| row.id).filter(|_| full);
-        let jobs = rows.into_iter().map(JobView::try_from).collect::<Result<_, _>>()?;
+        let names = Names::of(&rows, self).await?;
+        let jobs = rows.into_iter().filter_map(|row| row.view(&names).transpose());
+        let jobs = jobs.collect::<Result<_, _>>()?;
         Ok(Page { jobs, next })
     }
 
@@ -200,7 +259,6 @@ impl Store {
         task_id: &str,
         batch: &str,
     ) -> Result<Vec<AttemptView>, StoreError> {
-        type Tokens = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
         #[derive(sqlx::FromRow)]
         struct Attempt {
             attempt: i64,
@@ -327,9 +385,10 @@ impl Store {
     }
 }
 
-fn usage(
-    tokens: (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>),
-) -> Option<Usage> {
+/// Tokens of the prompt, cached ones, of the output, of thoughts, and all.
+type Tokens = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+
+fn usage(tokens: Tokens) -> Option<Usage> {
     Some(Usage {
         prompt_tokens: tokens.0?,
         cached_tokens: tokens.1.unwrap_or(0),
@@ -339,10 +398,13 @@ fn usage(
     })
 }
 
-impl TryFrom<Row> for JobView {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
+impl Row {
+    /// Returns what is shown of it; nothing if its batch is gone, for then it is gone itself.
+    fn view(self, Names([batches, models, keys]): &Names) -> Result<Option<JobView>, StoreError> {
+        let row = self;
+        let (Some(batch), Some(model)) = (batches.get(&row.batch), models.get(&row.model)) else {
+            return Ok(None);
+        };
         let state: JobState = row.state.parse().map_err(StoreError::Value)?;
         let failure = row.outcome.as_deref().and_then(|name| name.parse::<ErrorKind>().ok());
         let error = match state {
@@ -358,24 +420,18 @@ impl TryFrom<Row> for JobView {
                 http_status: row.http_status,
             }),
         };
-        Ok(Self {
+        Ok(Some(JobView {
             id: row.id,
             task_id: row.task_id,
-            batch: row.batch,
+            batch: batch.clone(),
             state,
             metadata: row.metadata,
             raw: row.raw,
             error,
-            model: row.model,
-            usage: usage((
-                row.prompt_tokens,
-                row.cached_tokens,
-                row.output_tokens,
-                row.thought_tokens,
-                row.total_tokens,
-            )),
+            model: model.clone(),
+            usage: usage(row.tokens),
             attempts: row.attempts,
-            key: row.key,
+            key: row.key.and_then(|key| keys.get(&key).cloned()),
             line: row.line,
             created_at: Timestamp(row.created_at),
             started_at: row.started_at.map(Timestamp),
@@ -384,6 +440,6 @@ impl TryFrom<Row> for JobView {
             stream: row.stream,
             text: row.text,
             output: row.output.map(|form| form.parse()).transpose().map_err(StoreError::Value)?,
-        })
+        }))
     }
 }
