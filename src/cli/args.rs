@@ -128,6 +128,11 @@ pub(crate) enum Command {
     /// The copy holds jobs, answers and the states of keys, and no secret. A job that was running is
     /// one whose worker died, to whoever works on the copy.
     Backup(BackupArgs),
+    /// Check the database, the clock, the disk, the address of the API and the keys
+    ///
+    /// Says what to do about what it finds. Changes nothing unless told to, and asks the API about
+    /// each key by a call that costs nothing. Exits with 1 if something is wrong.
+    Doctor(DoctorArgs),
     /// Run a local stand-in for the API, for rehearsals and tests
     Mock(MockArgs),
     /// Print a completion script
@@ -284,6 +289,17 @@ pub(crate) struct PruneArgs {
 pub(crate) struct BackupArgs {
     /// File to make; it must not be there yet
     pub(crate) file: PathBuf,
+}
+
+/// Flags of `gq doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Count the jobs of each batch anew, and put right what its counts say
+    #[arg(long)]
+    pub(crate) repair_counters: bool,
+    /// Form of the output
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: Report,
 }
 
 /// Flags of `gq mock`.

@@ -4,6 +4,7 @@ pub(crate) mod args;
 mod ask;
 mod backup;
 mod context;
+mod doctor;
 mod enqueue;
 pub(crate) mod exit;
 mod failure;
@@ -101,6 +102,7 @@ async fn run(context: &mut Context, command: &Command) -> Result<ExitStatus> {
         Command::Cancel(args) => manage::change(context, args, manage::Change::Cancel).await,
         Command::Prune(args) => manage::prune(context, args).await,
         Command::Backup(args) => backup::run(context, args).await,
+        Command::Doctor(args) => doctor::run(context, args).await,
         Command::Mock(args) => manage::mock(context, args).await,
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -2,6 +2,7 @@
 
 pub mod canonical;
 pub mod forecast;
+pub mod health;
 pub mod hex;
 pub mod input;
 pub mod job;

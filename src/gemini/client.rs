@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::DateTime;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use reqwest::{ClientBuilder, NoProxy, Proxy, RequestBuilder, Response, Url};
 
@@ -173,6 +174,22 @@ impl Client {
         let request = self.http.post(url).header("x-goog-api-key", key.header()?);
         let json = HeaderValue::from_static("application/json");
         Some(request.header(CONTENT_TYPE, json).body(body))
+    }
+
+    /// Returns the server's clock in Unix milliseconds, as the `Date` of its answer to a call without a
+    /// key says it; it counts whole seconds.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn server_time(&self) -> Result<Option<i64>, String> {
+        let url = format!("{}/v1beta/models?pageSize=1", self.base_url);
+        let response = match self.http.get(url).send().await {
+            Ok(response) => response,
+            Err(error) => return Err(not_sent(error).message.unwrap_or_default()),
+        };
+        let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
+        let date = date.and_then(|date| DateTime::parse_from_rfc2822(date.trim()).ok());
+        Ok(date.map(|date| date.timestamp_millis()))
     }
 
     /// Asks the API whether the key is good, by the cheapest call there is.

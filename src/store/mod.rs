@@ -13,6 +13,7 @@ mod due;
 mod enqueue;
 mod error;
 mod estimate;
+mod health;
 mod key_settings;
 mod key_view;
 mod keys;

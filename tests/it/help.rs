@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::snapshot::{matches, without_times};
 use crate::support::{LIMIT, TestEnv, wait_until};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "enqueue",
     "work",
     "run",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 15] = [
     "cancel",
     "prune",
     "backup",
+    "doctor",
     "mock",
     "completions",
 ];

@@ -8,6 +8,7 @@ mod budget;
 mod counters;
 mod database;
 mod disk;
+mod doctor;
 mod embedded;
 mod enqueue;
 mod examples;

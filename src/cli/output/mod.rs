@@ -2,6 +2,7 @@
 
 pub(crate) mod columns;
 mod csv;
+pub(crate) mod doctor;
 pub(crate) mod enqueued;
 mod flow;
 pub(crate) mod forecast;

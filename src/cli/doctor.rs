@@ -1,0 +1,188 @@
+//! `gq doctor`: is everything well, and if not, what is to be done?
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use gq::config::NamedKey;
+use gq::domain::health::{self, Finding, Verdict};
+use gq::domain::view::KeyStatus;
+use gq::gemini::client::{ApiKey, Client, KeyCheck};
+use gq::store::{Access, Store, StoreError};
+
+use super::args::{DoctorArgs, PacingArgs, Report};
+use super::context::{Context, build_client, found, no_key, now};
+use super::exit::ExitStatus;
+use super::failure::{Failure, Result};
+use super::file::folder_of;
+use super::output::doctor;
+use super::settings;
+use super::signals::Stop;
+
+/// How long one call may take: nobody waits longer for a diagnosis.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub(crate) async fn run(context: &mut Context, args: &DoctorArgs) -> Result<ExitStatus> {
+    let stop = Stop::listen()?;
+    let looked = stop.unless_requested(examine(context, args.repair_counters)).await;
+    let Some(findings) = looked else { return Ok(stop.exit_status()) };
+    let findings = findings?;
+    let text = match args.format {
+        Report::Json => doctor::json_list(&findings)?,
+        Report::Text => doctor::text(&findings),
+    };
+    context.out.data(&text)?;
+    let wrong = findings.iter().any(|finding| finding.verdict == Verdict::Problem);
+    Ok(if wrong { ExitStatus::Failure } else { ExitStatus::Done })
+}
+
+async fn examine(context: &Context, repair: bool) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    if repair {
+        findings.push(repaired(context).await?);
+    }
+    let store = context.store(Access::Read).await;
+    match &store {
+        Ok(store) => findings.extend(of_database(store).await),
+        Err(failure) => findings.push(problem("database", failure)),
+    }
+    findings.extend(of_place(&context.database));
+    findings.extend(of_api(context, store.as_ref().ok()).await);
+    if let Ok(store) = store {
+        store.close().await?;
+    }
+    Ok(findings)
+}
+
+/// Returns what a failure says as a finding.
+fn problem(check: &str, failure: &Failure) -> Finding {
+    let message = failure.message.clone().unwrap_or_default();
+    Finding { hint: failure.hint.clone(), ..Finding::new(check, Verdict::Problem, message) }
+}
+
+async fn repaired(context: &Context) -> Result<Finding> {
+    let store = context.existing().await?;
+    let changed = store.recount().await?;
+    store.close().await?;
+    let message = format!("counted anew; batches that were wrong: {changed}");
+    Ok(Finding::new("repair", Verdict::Fine, message))
+}
+
+async fn of_database(store: &Store) -> Vec<Finding> {
+    let failed = |check, error: StoreError| problem(check, &error.into());
+    let database = match store.batches().await {
+        Ok(batches) => {
+            let jobs: i64 = batches.iter().map(|batch| batch.counts.total()).sum();
+            let path = store.path().display();
+            let message = format!("`{path}`, jobs: {jobs}, batches: {}", batches.len());
+            Finding::new("database", Verdict::Fine, message)
+        }
+        Err(error) => failed("database", error),
+    };
+    let integrity = match store.faults().await {
+        Ok(faults) => health::integrity(&faults),
+        Err(error) => health::integrity(&[Failure::from(error).message.unwrap_or_default()]),
+    };
+    let counters = match store.miscounts().await {
+        Ok(miscounts) => health::counters(&miscounts),
+        Err(error) => failed("counters", error),
+    };
+    vec![database, integrity, counters]
+}
+
+/// Looks at the file, and at what it lies on.
+fn of_place(database: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Ok(data) = std::fs::metadata(database).as_ref()
+        && data.is_file()
+    {
+        findings.push(health::file_mode(data.mode()));
+    }
+    // A link leads to where the file and its log are.
+    let real = database.canonicalize();
+    let folder = folder_of(real.as_deref().unwrap_or(database));
+    #[cfg(target_os = "linux")]
+    if let Ok(system) = rustix::fs::statfs(folder) {
+        let kind = u64::from_ne_bytes(system.f_type.to_ne_bytes());
+        findings.push(health::file_system(kind & u64::from(u32::MAX)));
+    }
+    match rustix::fs::statvfs(folder) {
+        Ok(system) => findings.push(health::room(system.f_bavail.saturating_mul(system.f_frsize))),
+        Err(error) => {
+            let message = format!("cannot look at `{}`: {error}", folder.display());
+            findings.push(Finding::new("disk space", Verdict::Problem, message));
+        }
+    }
+    findings
+}
+
+async fn of_api(context: &Context, store: Option<&Store>) -> Vec<Finding> {
+    let keys = match context.keys() {
+        Ok(keys) => keys,
+        Err(failure) => return vec![problem("keys", &failure)],
+    };
+    let client = match client(context, &keys) {
+        Ok(client) => client,
+        Err(failure) => return vec![problem("endpoint", &failure)],
+    };
+    let (mut findings, answers) = of_endpoint(&client).await;
+    if keys.is_empty() {
+        findings.push(problem("keys", &no_key()));
+    }
+    let mut disabled = Vec::new();
+    if let Some(store) = store
+        && let Ok(views) = store.keys(&found(&keys), now()).await
+    {
+        let off = views.into_iter().filter(|view| view.overall.status == KeyStatus::Disabled);
+        disabled.extend(off.map(|view| view.name));
+    }
+    for key in keys.iter().filter(|_| answers) {
+        findings.push(of_key(&client, key, disabled.contains(&key.name)).await);
+    }
+    findings
+}
+
+fn client(context: &Context, keys: &[NamedKey]) -> Result<Client> {
+    let pacing = settings::pacing(&PacingArgs::default(), &context.environment)?;
+    let mut options = context.client_options(keys, &pacing)?;
+    options.request_timeout = options.request_timeout.min(PATIENCE);
+    build_client(&options)
+}
+
+/// Asks the API for the time; returns also whether it answers at all.
+async fn of_endpoint(client: &Client) -> (Vec<Finding>, bool) {
+    let url = client.base_url();
+    match client.server_time().await {
+        Ok(time) => {
+            let mut findings =
+                vec![Finding::new("endpoint", Verdict::Fine, format!("`{url}` answers"))];
+            findings.extend(time.map(|time| health::clock(now().0.saturating_sub(time))));
+            (findings, true)
+        }
+        Err(why) => {
+            let finding = Finding::new("endpoint", Verdict::Problem, format!("`{url}`: {why}"))
+                .hint("look at the network, at a proxy, and at `--base-url` and GEMINI_BASE_URL");
+            (vec![finding], false)
+        }
+    }
+}
+
+async fn of_key(client: &Client, key: &NamedKey, is_disabled: bool) -> Finding {
+    let name = &key.name;
+    let check = format!("key {name}");
+    if is_disabled {
+        return Finding::new(check, Verdict::Warning, "it is switched off")
+            .hint(format!("`gq keys enable {name}` switches it on"));
+    }
+    match client.check_key(&ApiKey::new(key.secret.expose())).await {
+        KeyCheck::Good => Finding::new(check, Verdict::Fine, "the API takes it"),
+        KeyCheck::Exhausted => {
+            Finding::new(check, Verdict::Warning, "the API takes it, and its quota is used up")
+                .hint("wait, or add keys of other projects")
+        }
+        KeyCheck::Bad { reason } => Finding::new(check, Verdict::Problem, reason)
+            .hint("put a good key in its place; `gq work` goes on without it"),
+        KeyCheck::Unreachable { message } => Finding::new(check, Verdict::Problem, message)
+            .hint("the API could not be asked: try again later"),
+    }
+}
