@@ -17,7 +17,7 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on ends")]
 
 mod baseline;
-#[path = "../../tests/cost/disk.rs"]
+#[path = "../../tests/disk/mod.rs"]
 mod disk;
 mod export;
 mod input;

@@ -80,10 +80,15 @@ impl Slot {
     }
 
     /// Forgets what counts no more. What lies in the future was noted under a wrong clock, and is
-    /// taken for now.
+    /// taken for now; a short rest from then begins anew, so that it does not last as long as the clock
+    /// was set back.
     pub fn advance(&mut self, today: &Today) {
         self.traffic.advance(today);
-        self.exhausted_at = self.exhausted_at.map(|at| at.min(today.now));
+        if let Some(seen) = self.exhausted_at.filter(|seen| *seen > today.now) {
+            self.exhausted_at = Some(today.now);
+            let end = self.rest_until.filter(|_| !self.full);
+            self.rest_until = end.map(|end| today.now.after(end.since(seen))).or(self.rest_until);
+        }
         for learned in self.learned.0.iter_mut().flatten() {
             learned.at = learned.at.min(today.now);
         }
@@ -310,6 +315,24 @@ mod tests {
         let day = hit(slot, &Exhaustion::Day, 950, 1_200);
         assert!(day.full, "a daily quota seen within the burst rules");
         assert_eq!((day.streak, day.total), (1, 1));
+    }
+
+    #[test]
+    fn a_short_rest_keeps_its_length_when_the_clock_is_set_back() {
+        let (then, now) = (Timestamp(1_800_000_000_000), Timestamp(1_799_900_000_000));
+        let rested = |exhaustion: &Exhaustion| {
+            let mut slot = hit(Slot::default(), exhaustion, then.0 - 1, then.0);
+            let end = slot.rest_until;
+            slot.advance(&Today::at(now));
+            (end.unwrap(), slot.rest_until.unwrap())
+        };
+        assert_eq!(
+            rested(&short(Some(30))),
+            (then.after(Duration::from_secs(30)), now.after(Duration::from_secs(30)))
+        );
+        // The end of a day is a time of the clock.
+        let (before, after) = rested(&Exhaustion::Day);
+        assert_eq!(before, after);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -60,6 +61,8 @@ pub struct Config {
     pub record: bool,
     /// Whether the kept requests have their bodies.
     pub record_bodies: bool,
+    /// A file that gets a line for each request and each answer, on disk before the answer goes out.
+    pub journal: Option<PathBuf>,
     /// The largest request taken, in bytes.
     pub max_body_bytes: u64,
 }
@@ -81,6 +84,7 @@ impl Default for Config {
             script: Vec::new(),
             record: true,
             record_bodies: false,
+            journal: None,
             max_body_bytes: 104_857_600,
         }
     }

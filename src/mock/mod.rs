@@ -15,6 +15,7 @@
 //! | `book`, `parts` | counters and the log of requests |
 //! | `transfer`, `filing` | calls of the Files API: reading them, and what they get |
 //! | `order`, `upload`, `files`, `desk` | uploads and the files that come of them |
+//! | `journal` | requests and answers on disk |
 //! | `ledger` | counters and the log of the Files API |
 
 mod answer;
@@ -28,6 +29,7 @@ mod error;
 mod files;
 mod filing;
 mod fit;
+mod journal;
 mod keys;
 mod ledger;
 mod media;
@@ -84,9 +86,12 @@ pub struct MockServer {
 
 impl MockServer {
     /// Starts a stand-in on `listener`. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Of the socket, and of the journal where one is to be kept.
     pub fn start(listener: TcpListener, config: Config) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(config));
+        let shared = Arc::new(Shared::new(config)?);
         let service = service::serve.with_state(shared.clone());
         let stopping = shared.stopping.subscribe();
         let server =

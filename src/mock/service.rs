@@ -1,6 +1,7 @@
 //! The HTTP service: receives a call, waits as told, sends what was decided.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Request, State};
 use axum::http::Response;
 use axum::http::request::Parts;
+use axum::http::uri::PathAndQuery;
 use chrono::Utc;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -19,6 +21,7 @@ use super::config::Config;
 use super::delivery;
 use super::error::to_json;
 use super::files::Shelf;
+use super::journal::Journal;
 use super::reply::{JSON, Reply, stopped, waited};
 use super::route::{OwnPage, Route, query};
 use super::script::Fault;
@@ -44,18 +47,20 @@ const WAITABLE: [(&str, fn(&Stats) -> u64); 10] = [
 pub(super) struct Shared {
     pub(super) judge: Judge,
     pub(super) book: Book,
+    pub(super) journal: Option<Journal>,
     pub(super) gate: Gate,
     pub(super) stopping: watch::Sender<bool>,
 }
 
 impl Shared {
-    pub(super) fn new(config: Config) -> Self {
-        Self {
+    pub(super) fn new(config: Config) -> io::Result<Self> {
+        Ok(Self {
             book: Book::new(config.record, config.record_bodies),
+            journal: config.journal.as_deref().map(Journal::open).transpose()?,
             judge: Judge::new(config),
             gate: Gate::default(),
             stopping: watch::Sender::new(false),
-        }
+        })
     }
 
     /// Forgets all that was counted, and closes the gate again.
@@ -225,12 +230,28 @@ async fn answer(
     let parts = if shared.book.records() { reading.parts(desk, at_ms) } else { Vec::new() };
     let entry = shared.book.arrived(Arrival { at_ms, key, model, path, prompt, parts, body });
     flight.entry = Some(entry);
+    let journal = shared.journal.as_ref();
+    let target = uri.path_and_query().map_or(path, PathAndQuery::as_str);
+    let noted = journal.map(|it| it.request(at_ms, key, target, prompt)).transpose();
+    let Ok(number) = noted else { return unjournalled() };
     let verdict = shared.judge.decide(&call, &reading);
-    let reply = carry_out(shared, verdict).await;
+    let mut reply = carry_out(shared, verdict).await;
+    if let Some((journal, number)) = journal.zip(number) {
+        let status = if reply.has_status() { reply.status } else { 0 };
+        let (now_ms, is_usable) = (Utc::now().timestamp_millis(), reply.usable && reply.is_whole());
+        if journal.answer(number, now_ms, status, is_usable).is_err() {
+            reply = unjournalled();
+        }
+    }
     key.clone_into(&mut flight.key);
     flight.status = reply.status;
     flight.answered = (reply.usable && reply.is_whole()).then_some(reading.prompt_number);
     reply
+}
+
+/// Nobody relies on an answer of which the journal knows nothing.
+fn unjournalled() -> Reply {
+    Reply::new(500, JSON, to_json(&json!({"error": "the journal cannot be written"}), true))
 }
 
 /// Waits as the verdict says, and returns its reply; a reset if the stand-in stops first.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row};
 
-use crate::store::error::{StoreError, is_not_a_database, is_unopenable};
+use crate::store::error::{StoreError, is_half_written, is_not_a_database, is_unopenable};
 
 /// `gqdb` in ASCII; tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 1_734_435_180;
@@ -196,6 +196,14 @@ async fn version(path: &Path) -> Result<Version, StoreError> {
     if std::fs::metadata(path).map_err(StoreError::io("look at", path))?.len() == 0 {
         return Ok(Version::None);
     }
+    match look(path).await {
+        // Only a first start writes without a log. One that died has left nothing that counts.
+        Err(StoreError::Database(error)) if is_half_written(&error) => Ok(Version::None),
+        found => found,
+    }
+}
+
+async fn look(path: &Path) -> Result<Version, StoreError> {
     let mut connection =
         read_options(path).connect().await.map_err(|error| unreadable(error, path))?;
     let found = read_version(&mut connection, path).await;

@@ -154,6 +154,14 @@ pub(crate) fn is_unopenable(error: &sqlx::Error) -> bool {
     primary_code(error) == Some(14)
 }
 
+/// Returns whether a process died while it wrote the file without a log, which whoever may write puts
+/// right.
+pub(crate) fn is_half_written(error: &sqlx::Error) -> bool {
+    code(error) == Some(NEEDS_ROLLBACK)
+}
+
+/// A rollback journal that has to be played back, by a connection that only reads.
+const NEEDS_ROLLBACK: i32 = 776;
 /// A write to the database that found no room.
 const FULL: i32 = 13;
 /// No room for the index of the log, which each connection needs, also to read.

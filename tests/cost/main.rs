@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails right there")]
 #![expect(clippy::print_stdout, reason = "the figures are for whoever changes the bounds")]
 
+#[path = "../disk/mod.rs"]
 mod disk;
 mod turns;
 

@@ -177,6 +177,27 @@ fn a_copy_without_its_log_is_worked_on() {
 }
 
 #[test]
+fn a_first_start_that_died_while_it_wrote_the_file_is_made_good_by_the_next() {
+    let env = TestEnv::new();
+    let dying = rusqlite::Connection::open(env.path("dying.db")).unwrap();
+    // More than the cache holds: the file is written before the transaction is through.
+    dying.execute_batch("PRAGMA cache_size = 1; BEGIN; CREATE TABLE t (x)").unwrap();
+    for _ in 0..50 {
+        dying.execute("INSERT INTO t VALUES (zeroblob(5000))", []).unwrap();
+    }
+    for end in ["", "-journal"] {
+        fs::copy(env.path(&format!("dying.db{end}")), env.path(&format!("gq.db{end}"))).unwrap();
+    }
+    assert!(fs::metadata(env.path("gq.db")).unwrap().len() > 5_000);
+    let ran = env.gq(&["status"]).exits(1);
+    assert!(ran.stderr.contains("`gq.db` holds no queue yet"), "{}", ran.stderr);
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    assert_eq!(env.status()["queue_size"], 2);
+    assert!(!env.path("gq.db-journal").exists());
+}
+
+#[test]
 fn a_name_that_looks_like_an_address_is_a_name() {
     let env = TestEnv::new();
     env.prompts("in.jsonl", &["one", "two"]);

@@ -138,6 +138,8 @@ impl Drop for Running {
 /// A folder of its own, an environment without anything of the outside, and a stand-in.
 pub(crate) struct TestEnv {
     folder: TempDir,
+    /// The `gq` that is run.
+    pub(crate) program: PathBuf,
     variables: Vec<(String, String)>,
     stand_in: Option<MockServer>,
     runtime: Runtime,
@@ -148,6 +150,7 @@ impl TestEnv {
     pub(crate) fn new() -> Self {
         Self {
             folder: TempDir::new().unwrap(),
+            program: PathBuf::from(env!("CARGO_BIN_EXE_gq")),
             variables: Vec::new(),
             stand_in: None,
             runtime: Runtime::new().unwrap(),
@@ -271,7 +274,7 @@ impl TestEnv {
 
     /// Returns the command that runs `gq`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gq"));
+        let mut command = Command::new(&self.program);
         command.args(args);
         self.isolate(command)
     }
@@ -281,7 +284,7 @@ impl TestEnv {
         // The shell counts in blocks of 512 bytes.
         let script = format!("ulimit -S -f {} && exec \"$0\" \"$@\"", bytes / 512);
         let mut command = Command::new("sh");
-        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_gq")).args(args);
+        command.arg("-c").arg(script).arg(&self.program).args(args);
         self.isolate(command)
     }
 

@@ -1,0 +1,97 @@
+//! A wall clock that jumps by a day and by ten years, forth and back, while calls are in flight and a key
+//! rests.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::checker;
+use crate::rig::Rig;
+use crate::support::{LIMIT, Running, wait_until};
+
+const DAY: i64 = 86_400;
+
+/// How far the clock jumps, in seconds.
+const JUMPS: [i64; 4] = [DAY, -DAY, 3_652 * DAY, -3_652 * DAY];
+
+pub(crate) fn round(rig: &Rig) -> Vec<String> {
+    let mut found = JUMPS.into_iter().map(|jump| (jump, jumped(rig, jump)));
+    let first = found.find(|(_, faults)| !faults.is_empty());
+    let (jump, faults) = first.unwrap_or_default();
+    faults.into_iter().map(|fault| format!("a jump of {jump} s: {fault}")).collect()
+}
+
+fn set(clock: &Path, ahead: i64) {
+    // In place: the processes have mapped the file.
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(clock);
+    file.unwrap().write_all_at(&ahead.to_le_bytes(), 0).unwrap();
+}
+
+/// One process stands still with a call in flight, another works, and the clock jumps.
+fn jumped(rig: &Rig, jump: i64) -> Vec<String> {
+    let env = rig.env(json!({"script": [
+        {"prompt_contains": "slow", "nth": 1, "hold": true},
+        {"prompt_contains": "limited", "nth": 1, "reply": "rate_limit_minute", "retry_delay": "2s"},
+    ]}));
+    let clock = env.path("clock");
+    set(&clock, 0);
+    env.prompts("in.jsonl", &["slow", "quick"]);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    // All processes of a machine have one clock.
+    let start = |args: &[&str]| -> Running {
+        let offset = [("CLOCK_OFFSET", clock.to_str().unwrap())];
+        env.start(rig.command(&env, args, &offset))
+    };
+    let add = |prompt: &str| {
+        let file = format!("{prompt}.jsonl");
+        env.prompts(&file, &[prompt]);
+        start(&["enqueue", &file]).wait().exits(0);
+    };
+    let still = start(&["work", "--keys", "1"]);
+    wait_until("the slow call", LIMIT, || env.mock().stats().held == 1);
+    wait_until("the quick job", LIMIT, || env.status()["jobs"]["succeeded"] == 1);
+    still.signal(Signal::STOP);
+    let other = start(&["work", "--keys", "2"]);
+    add("limited");
+    wait_until("the refusal", LIMIT, || {
+        env.count("SELECT count(*) FROM slots WHERE rest_until IS NOT NULL") == 1
+    });
+    set(&clock, jump);
+    // The rest of the key was set under one clock and ends under another.
+    add("after");
+    wait_until("the end of the rest", LIMIT, || env.status()["jobs"]["succeeded"] == 3);
+    if jump > 0 {
+        // A heartbeat by the new clock shows that it looked for leases that ran out.
+        let ahead = (now() + jump / 2) * 1000;
+        wait_until("a look by the new clock", LIMIT, || {
+            let connection = checker::open(&env.path("gq.db")).unwrap();
+            let heard = "SELECT count(*) FROM workers WHERE heartbeat_at > ?1";
+            connection.query_row(heard, [ahead], |row| row.get::<_, i64>(0)).unwrap() == 1
+        });
+    }
+    let mut faults = Vec::new();
+    let slow = env.calls_about("slow");
+    if slow != 1 {
+        faults.push(format!("the call in flight was made {slow} times"));
+    }
+    env.mock().release(None);
+    still.signal(Signal::CONT);
+    wait_until("the slow answer", LIMIT, || env.status()["jobs"]["succeeded"] == 4);
+    for worker in [still, other] {
+        worker.signal(Signal::TERM);
+        worker.wait().exits(0);
+    }
+    let calls = env.calls();
+    if calls != 5 {
+        faults.push(format!("{calls} calls for 4 jobs, one of them refused once"));
+    }
+    faults.extend(checker::unsound(&checker::open(&env.path("gq.db")).unwrap()));
+    rig.search(env.folder());
+    faults
+}
+
+fn now() -> i64 {
+    chrono::Utc::now().timestamp()
+}
