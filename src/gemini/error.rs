@@ -203,7 +203,8 @@ fn classify_no_answer(body: &str) -> Call {
 
 /// Decides whether a 200 is an answer, and says what is wrong if not.
 fn judge(answer: &Answer<'_>) -> (Outcome, Option<String>) {
-    let failed = |kind, message: String| (Outcome::Failed(kind), Some(message));
+    // The server's own words stand in it.
+    let failed = |kind, message: String| (Outcome::Failed(kind), Some(one_line(&message)));
     if let Some(reason) =
         answer.prompt_feedback.as_ref().and_then(|feedback| feedback.block_reason.as_deref())
     {

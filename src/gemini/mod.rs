@@ -5,5 +5,5 @@ pub mod error;
 pub mod files;
 mod quota;
 pub mod redact;
-mod stream;
+pub mod stream;
 pub mod wire;

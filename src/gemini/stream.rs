@@ -43,8 +43,8 @@ async fn listen(mut response: Response, key: &ApiKey, hear: impl FnMut(&str) + S
     stream.finish(fault)
 }
 
-/// An answer of which some may still come.
-struct Stream<'a, H> {
+/// An answer of which some may still come: takes its bytes as events are sent, in pieces of any size.
+pub struct Stream<'a, H> {
     secret: &'a str,
     events: Events,
     /// The bytes have ended, so what is no JSON may have been cut.
@@ -57,7 +57,8 @@ struct Stream<'a, H> {
 }
 
 impl<'a, H: FnMut(&str)> Stream<'a, H> {
-    fn new(secret: &'a str, hear: H) -> Self {
+    /// Begins one; `hear` is told the text, in which `secret` is masked.
+    pub fn new(secret: &'a str, hear: H) -> Self {
         Self {
             secret,
             events: Events::default(),
@@ -70,7 +71,7 @@ impl<'a, H: FnMut(&str)> Stream<'a, H> {
     }
 
     /// Takes the next bytes; breaks when nothing more can count.
-    fn push(&mut self, bytes: &[u8]) -> ControlFlow<()> {
+    pub fn push(&mut self, bytes: &[u8]) -> ControlFlow<()> {
         for event in self.events.push(bytes) {
             self.take(&event);
         }
@@ -103,7 +104,7 @@ impl<'a, H: FnMut(&str)> Stream<'a, H> {
     }
 
     /// Returns what the call came to; `fault` is what ended it before its time.
-    fn finish(mut self, fault: Option<Call>) -> Call {
+    pub fn finish(mut self, fault: Option<Call>) -> Call {
         self.is_over = true;
         // An error counts although the connection broke before its event had ended.
         for event in self.events.finish() {

@@ -14,6 +14,7 @@ mod enqueue;
 mod examples;
 mod follow;
 mod help;
+mod input;
 mod large;
 mod layering;
 mod locked;

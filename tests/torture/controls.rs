@@ -109,6 +109,7 @@ fn build(folder: &Path) -> PathBuf {
         "tests/it/main.rs",
         "tests/cost/main.rs",
         "tests/torture/main.rs",
+        "tests/fuzz/main.rs",
         "examples/web.rs",
     ] {
         fs::create_dir_all(folder.join(target).parent().unwrap()).unwrap();
