@@ -1,13 +1,15 @@
 //! `gq doctor`: is everything well, and if not, what is to be done?
 
+use std::iter;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use gq::config::NamedKey;
 use gq::domain::health::{self, Finding, Verdict};
 use gq::domain::view::KeyStatus;
-use gq::gemini::client::{ApiKey, Client, KeyCheck};
+use gq::gemini::client::{ApiKey, Client, Greeting, KeyCheck};
 use gq::store::{Access, Store, StoreError};
 
 use super::args::{DoctorArgs, PacingArgs, Report};
@@ -26,7 +28,6 @@ pub(crate) async fn run(context: &mut Context, args: &DoctorArgs) -> Result<Exit
     let stop = Stop::listen()?;
     let looked = stop.unless_requested(examine(context, args.repair_counters)).await;
     let Some(findings) = looked else { return Ok(stop.exit_status()) };
-    let findings = findings?;
     let text = match args.format {
         Report::Json => doctor::json_list(&findings)?,
         Report::Text => doctor::text(&findings),
@@ -36,22 +37,21 @@ pub(crate) async fn run(context: &mut Context, args: &DoctorArgs) -> Result<Exit
     Ok(if wrong { ExitStatus::Failure } else { ExitStatus::Done })
 }
 
-async fn examine(context: &Context, repair: bool) -> Result<Vec<Finding>> {
+async fn examine(context: &Context, repair: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if repair {
-        findings.push(repaired(context).await?);
-    }
     let store = context.store(Access::Read).await;
     match &store {
-        Ok(store) => findings.extend(of_database(store).await),
+        Ok(store) => findings.extend(of_database(context, store, repair).await),
         Err(failure) => findings.push(problem("database", failure)),
     }
     findings.extend(of_place(&context.database));
     findings.extend(of_api(context, store.as_ref().ok()).await);
-    if let Ok(store) = store {
-        store.close().await?;
+    if let Ok(store) = store
+        && let Err(error) = store.close().await
+    {
+        findings.push(problem("database", &error.into()));
     }
-    Ok(findings)
+    findings
 }
 
 /// Returns what a failure says as a finding.
@@ -60,15 +60,16 @@ fn problem(check: &str, failure: &Failure) -> Finding {
     Finding { hint: failure.hint.clone(), ..Finding::new(check, Verdict::Problem, message) }
 }
 
+/// Counts anew.
 async fn repaired(context: &Context) -> Result<Finding> {
-    let store = context.existing().await?;
+    let store = context.store(Access::Write).await?;
     let changed = store.recount().await?;
     store.close().await?;
     let message = format!("counted anew; batches that were wrong: {changed}");
     Ok(Finding::new("repair", Verdict::Fine, message))
 }
 
-async fn of_database(store: &Store) -> Vec<Finding> {
+async fn of_database(context: &Context, store: &Store, repair: bool) -> Vec<Finding> {
     let failed = |check, error: StoreError| problem(check, &error.into());
     let database = match store.batches().await {
         Ok(batches) => {
@@ -81,30 +82,42 @@ async fn of_database(store: &Store) -> Vec<Finding> {
     };
     let integrity = match store.faults().await {
         Ok(faults) => health::integrity(&faults),
-        Err(error) => health::integrity(&[Failure::from(error).message.unwrap_or_default()]),
+        Err(error) if error.is_damage() => {
+            health::integrity(&[Failure::from(error).message.unwrap_or_default()])
+        }
+        Err(error) => failed("integrity", error),
     };
-    let counters = match store.miscounts().await {
+    // Nothing is written to a file that is spoiled.
+    let repair = (repair && integrity.verdict == Verdict::Fine).then(|| repaired(context));
+    let mut findings = vec![database, integrity];
+    if let Some(repair) = repair {
+        findings.push(repair.await.unwrap_or_else(|failure| problem("repair", &failure)));
+    }
+    findings.push(match store.miscounts().await {
         Ok(miscounts) => health::counters(&miscounts),
         Err(error) => failed("counters", error),
-    };
-    vec![database, integrity, counters]
+    });
+    findings
 }
 
 /// Looks at the file, and at what it lies on.
 fn of_place(database: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Ok(data) = std::fs::metadata(database).as_ref()
-        && data.is_file()
-    {
-        findings.push(health::file_mode(data.mode()));
+    let parts = ["", "-wal", "-shm"].map(|end| {
+        let mut name = database.as_os_str().to_owned();
+        name.push(end);
+        std::fs::metadata(name).ok().filter(std::fs::Metadata::is_file).map(|data| data.mode())
+    });
+    // The log holds prompts and answers as well.
+    if let Some(mode) = parts.into_iter().flatten().reduce(|one, other| one | other) {
+        findings.push(health::file_mode(mode));
     }
     // A link leads to where the file and its log are.
     let real = database.canonicalize();
     let folder = folder_of(real.as_deref().unwrap_or(database));
     #[cfg(target_os = "linux")]
     if let Ok(system) = rustix::fs::statfs(folder) {
-        let kind = u64::from_ne_bytes(system.f_type.to_ne_bytes());
-        findings.push(health::file_system(kind & u64::from(u32::MAX)));
+        findings.push(health::file_system(u64::try_from(system.f_type).unwrap_or_default()));
     }
     match rustix::fs::statvfs(folder) {
         Ok(system) => findings.push(health::room(system.f_bavail.saturating_mul(system.f_frsize))),
@@ -129,15 +142,18 @@ async fn of_api(context: &Context, store: Option<&Store>) -> Vec<Finding> {
     if keys.is_empty() {
         findings.push(problem("keys", &no_key()));
     }
-    let mut disabled = Vec::new();
-    if let Some(store) = store
-        && let Ok(views) = store.keys(&found(&keys), now()).await
-    {
-        let off = views.into_iter().filter(|view| view.overall.status == KeyStatus::Disabled);
-        disabled.extend(off.map(|view| view.name));
-    }
-    for key in keys.iter().filter(|_| answers) {
-        findings.push(of_key(&client, key, disabled.contains(&key.name)).await);
+    let known = match store {
+        Some(store) => store.keys(&found(&keys), now()).await.unwrap_or_else(|error| {
+            findings.push(problem("keys", &error.into()));
+            Vec::new()
+        }),
+        None => Vec::new(),
+    };
+    if answers {
+        let status = |key: &NamedKey| {
+            known.iter().find(|view| view.name == key.name).map(|view| view.overall.status)
+        };
+        findings.extend(join_all(keys.iter().map(|key| of_key(&client, key, status(key)))).await);
     }
     findings
 }
@@ -149,15 +165,15 @@ fn client(context: &Context, keys: &[NamedKey]) -> Result<Client> {
     build_client(&options)
 }
 
-/// Asks the API for the time; returns also whether it answers at all.
+/// Asks who is there; returns also whether it is the API.
 async fn of_endpoint(client: &Client) -> (Vec<Finding>, bool) {
     let url = client.base_url();
-    match client.server_time().await {
-        Ok(time) => {
-            let mut findings =
-                vec![Finding::new("endpoint", Verdict::Fine, format!("`{url}` answers"))];
-            findings.extend(time.map(|time| health::clock(now().0.saturating_sub(time))));
-            (findings, true)
+    match client.greet().await {
+        Ok(Greeting { status, time }) => {
+            let endpoint = health::endpoint(url, status);
+            let answers = endpoint.verdict == Verdict::Fine;
+            let clock = time.map(|time| health::clock(now().0.saturating_sub(time)));
+            (iter::once(endpoint).chain(clock).collect(), answers)
         }
         Err(why) => {
             let finding = Finding::new("endpoint", Verdict::Problem, format!("`{url}`: {why}"))
@@ -167,14 +183,20 @@ async fn of_endpoint(client: &Client) -> (Vec<Finding>, bool) {
     }
 }
 
-async fn of_key(client: &Client, key: &NamedKey, is_disabled: bool) -> Finding {
+/// Asks about a key, unless it is switched off; `known` is its state in the database.
+async fn of_key(client: &Client, key: &NamedKey, known: Option<KeyStatus>) -> Finding {
     let name = &key.name;
     let check = format!("key {name}");
-    if is_disabled {
+    if known == Some(KeyStatus::Disabled) {
         return Finding::new(check, Verdict::Warning, "it is switched off")
             .hint(format!("`gq keys enable {name}` switches it on"));
     }
     match client.check_key(&ApiKey::new(key.secret.expose())).await {
+        KeyCheck::Good if known == Some(KeyStatus::FailedInit) => {
+            let message = "the API takes it, and no worker uses it: it was refused before";
+            Finding::new(check, Verdict::Warning, message)
+                .hint(format!("`gq keys check {name}` takes it back"))
+        }
         KeyCheck::Good => Finding::new(check, Verdict::Fine, "the API takes it"),
         KeyCheck::Exhausted => {
             Finding::new(check, Verdict::Warning, "the API takes it, and its quota is used up")
@@ -183,6 +205,6 @@ async fn of_key(client: &Client, key: &NamedKey, is_disabled: bool) -> Finding {
         KeyCheck::Bad { reason } => Finding::new(check, Verdict::Problem, reason)
             .hint("put a good key in its place; `gq work` goes on without it"),
         KeyCheck::Unreachable { message } => Finding::new(check, Verdict::Problem, message)
-            .hint("the API could not be asked: try again later"),
+            .hint("the API said nothing of the key itself; try again later"),
     }
 }

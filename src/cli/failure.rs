@@ -119,6 +119,7 @@ fn hint(error: &StoreError) -> Option<&'static str> {
         }
         StoreError::Folder(_) => "`--db` and `GQ_DB` take the path of a file",
         StoreError::Newer(_) => "it was left as it is; use a newer gq",
+        StoreError::HalfWritten(_) => "a command that writes, such as `gq work`, puts that right",
         StoreError::Older(_) => "a command that writes, such as `gq work`, brings it up to date",
         StoreError::ReadOnly { .. } => {
             "make it writable, or name a database elsewhere with `--db` or `GQ_DB`"

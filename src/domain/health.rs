@@ -64,6 +64,16 @@ pub struct Miscount {
     pub counted: Counts,
 }
 
+/// Judges what answers at the API's address, by its status to a call without a key.
+pub fn endpoint(url: &str, status: u16) -> Finding {
+    if matches!(status, 200 | 400 | 401 | 403 | 429) {
+        return Finding::new("endpoint", Verdict::Fine, format!("`{url}` answers"));
+    }
+    let message = format!("`{url}` answers with status {status}, which the API does not");
+    Finding::new("endpoint", Verdict::Problem, message)
+        .hint("look at `--base-url` and GEMINI_BASE_URL, and at a proxy on the way")
+}
+
 /// Judges what SQLite, and what the queue's own rules, say of the database's pages and rows.
 pub fn integrity(faults: &[String]) -> Finding {
     match faults {
@@ -116,7 +126,7 @@ pub fn file_mode(mode: u32) -> Finding {
 }
 
 /// File systems on which a database is not safe, by the numbers of Linux's `statfs(2)`.
-const NETWORKS: [(u64, &str); 8] = [
+const NETWORKS: [(u64, &str); 11] = [
     (0x6969, "NFS"),
     (0xFF53_4D42, "CIFS"),
     (0xFE53_4D42, "SMB"),
@@ -124,11 +134,17 @@ const NETWORKS: [(u64, &str); 8] = [
     (0x0102_1997, "9P"),
     (0x00C3_6400, "Ceph"),
     (0x5346_414F, "AFS"),
+    (0x6B41_4653, "AFS"),
+    (0x0BD0_0BD0, "Lustre"),
+    (0x4750_4653, "GPFS"),
     (0x786F_4256, "a virtual machine's shared folder"),
 ];
 
 /// Those that are gone at the next start of the machine.
 const MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58F6];
+
+/// File systems of programs: some are a disk of this machine, some another's.
+const FUSE: u64 = 0x6573_5546;
 
 /// Judges the file system that the database lies on, by its number in Linux's `statfs(2)`.
 pub fn file_system(kind: u64) -> Finding {
@@ -136,6 +152,11 @@ pub fn file_system(kind: u64) -> Finding {
         let message = format!("it lies on {name}: locks and memory shared by processes fail there");
         return Finding::new("file system", Verdict::Problem, message)
             .hint("move the database to a disk of this machine");
+    }
+    if kind == FUSE {
+        let message = "it lies on a file system that a program makes (FUSE)";
+        return Finding::new("file system", Verdict::Warning, message)
+            .hint("where that reaches another machine, move the database to a disk of this one");
     }
     if MEMORY.contains(&kind) {
         let message = "it lies in memory: the next start of the machine loses it";
@@ -196,10 +217,15 @@ mod tests {
             (file_mode(0o100_602), Warning),
             (file_system(0xEF53), Fine),
             (file_system(0x6969), Problem),
+            (file_system(0x6573_5546), Warning),
             (file_system(0x0102_1994), Warning),
             (room(5_000_000_000), Fine),
             (room(500_000_000), Warning),
             (room(99_999_999), Problem),
+            (endpoint("x", 403), Fine),
+            (endpoint("x", 404), Problem),
+            (endpoint("x", 302), Problem),
+            (endpoint("x", 502), Problem),
             (clock(29_000), Fine),
             (clock(-30_000), Fine),
             (clock(31_000), Warning),

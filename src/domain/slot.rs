@@ -80,14 +80,15 @@ impl Slot {
     }
 
     /// Forgets what counts no more. What lies in the future was noted under a wrong clock, and is
-    /// taken for now; a short rest from then begins anew, so that it does not last as long as the clock
-    /// was set back.
+    /// taken for now. A rest of up to an hour from then begins anew, so that it does not last as long as
+    /// the clock was set back; a longer one is mostly the end of a day, and stays.
     pub fn advance(&mut self, today: &Today) {
         self.traffic.advance(today);
         if let Some(seen) = self.exhausted_at.filter(|seen| *seen > today.now) {
             self.exhausted_at = Some(today.now);
-            let end = self.rest_until.filter(|_| !self.full);
-            self.rest_until = end.map(|end| today.now.after(end.since(seen))).or(self.rest_until);
+            let rest = self.rest_until.map(|end| end.since(seen));
+            let short = rest.filter(|rest| *rest <= LONGEST_UNNAMED);
+            self.rest_until = short.map(|rest| today.now.after(rest)).or(self.rest_until);
         }
         for learned in self.learned.0.iter_mut().flatten() {
             learned.at = learned.at.min(today.now);
@@ -319,17 +320,19 @@ mod tests {
 
     #[test]
     fn a_short_rest_keeps_its_length_when_the_clock_is_set_back() {
-        let (then, now) = (Timestamp(1_800_000_000_000), Timestamp(1_799_900_000_000));
+        // Hours from midnight in Los Angeles.
+        let (then, now) = (Timestamp(1_800_030_000_000), Timestamp(1_799_930_000_000));
         let rested = |exhaustion: &Exhaustion| {
-            let mut slot = hit(Slot::default(), exhaustion, then.0 - 1, then.0);
+            // Counted out, as it is refused once more.
+            let slot = Slot { streak: 5, ..Slot::default() };
+            let mut slot = hit(slot, exhaustion, then.0 - 1, then.0);
+            assert!(slot.full);
             let end = slot.rest_until;
             slot.advance(&Today::at(now));
             (end.unwrap(), slot.rest_until.unwrap())
         };
-        assert_eq!(
-            rested(&short(Some(30))),
-            (then.after(Duration::from_secs(30)), now.after(Duration::from_secs(30)))
-        );
+        let minute = Duration::from_mins(1);
+        assert_eq!(rested(&short(Some(60))), (then.after(minute), now.after(minute)));
         // The end of a day is a time of the clock.
         let (before, after) = rested(&Exhaustion::Day);
         assert_eq!(before, after);

@@ -119,6 +119,15 @@ pub enum KeyCheck {
     },
 }
 
+/// What a server says to somebody without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Greeting {
+    /// The status of its answer.
+    pub status: u16,
+    /// Its clock in Unix milliseconds, by whole seconds, where it tells.
+    pub time: Option<i64>,
+}
+
 impl Client {
     /// Builds a client.
     pub fn new(options: &ClientOptions) -> Result<Self, BuildError> {
@@ -176,12 +185,11 @@ impl Client {
         Some(request.header(CONTENT_TYPE, json).body(body))
     }
 
-    /// Returns the server's clock in Unix milliseconds, as the `Date` of its answer to a call without a
-    /// key says it; it counts whole seconds.
+    /// Asks for the list of models without a key: who answers, and what time is it there?
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn server_time(&self) -> Result<Option<i64>, String> {
+    pub async fn greet(&self) -> Result<Greeting, String> {
         let url = format!("{}/v1beta/models?pageSize=1", self.base_url);
         let response = match self.http.get(url).send().await {
             Ok(response) => response,
@@ -189,7 +197,8 @@ impl Client {
         };
         let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
         let date = date.and_then(|date| DateTime::parse_from_rfc2822(date.trim()).ok());
-        Ok(date.map(|date| date.timestamp_millis()))
+        let status = response.status().as_u16();
+        Ok(Greeting { status, time: date.map(|date| date.timestamp_millis()) })
     }
 
     /// Asks the API whether the key is good, by the cheapest call there is.

@@ -57,6 +57,9 @@ enum Version {
     None,
     Current,
     Older,
+    /// A process died while it wrote the file without a log, as at a first start; only who may write
+    /// can put that right and see what it is.
+    HalfWritten,
 }
 
 /// Makes sure that a database of this version stands at `path`.
@@ -82,6 +85,7 @@ pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreErro
             Version::Current => Ok(()),
             Version::Older => Err(StoreError::Older(path.to_owned())),
             Version::None => Err(StoreError::Empty(path.to_owned())),
+            Version::HalfWritten => Err(StoreError::HalfWritten(path.to_owned())),
         };
     }
     if exists && matches!(version(path).await?, Version::Current) {
@@ -90,10 +94,14 @@ pub(crate) async fn prepare(path: &Path, access: Access) -> Result<(), StoreErro
     // Switching a new file to the write-ahead log ignores the busy timeout: one process at a time.
     let _first = first_open_lock(path).await?;
     create(path)?;
-    if matches!(version(path).await?, Version::Current) {
-        return Ok(());
+    let found = match version(path).await? {
+        Version::HalfWritten => look(path, base_options(path)).await?,
+        found => found,
+    };
+    match found {
+        Version::Current => Ok(()),
+        _ => migrate(path).await,
     }
-    migrate(path).await
 }
 
 /// Refuses what cannot be written: the file itself, or the folder, where SQLite makes files.
@@ -196,16 +204,14 @@ async fn version(path: &Path) -> Result<Version, StoreError> {
     if std::fs::metadata(path).map_err(StoreError::io("look at", path))?.len() == 0 {
         return Ok(Version::None);
     }
-    match look(path).await {
-        // Only a first start writes without a log. One that died has left nothing that counts.
-        Err(StoreError::Database(error)) if is_half_written(&error) => Ok(Version::None),
+    match look(path, read_options(path)).await {
+        Err(StoreError::Database(error)) if is_half_written(&error) => Ok(Version::HalfWritten),
         found => found,
     }
 }
 
-async fn look(path: &Path) -> Result<Version, StoreError> {
-    let mut connection =
-        read_options(path).connect().await.map_err(|error| unreadable(error, path))?;
+async fn look(path: &Path, options: SqliteConnectOptions) -> Result<Version, StoreError> {
+    let mut connection = options.connect().await.map_err(|error| unreadable(error, path))?;
     let found = read_version(&mut connection, path).await;
     connection.close().await?;
     found

@@ -25,6 +25,9 @@ pub enum StoreError {
     /// An earlier gq wrote it, and the command only reads.
     #[error("the database `{}` was written by an older gq", .0.display())]
     Older(PathBuf),
+    /// A process died while it wrote the file, and the command only reads.
+    #[error("a process died while it wrote the database `{}`", .0.display())]
+    HalfWritten(PathBuf),
     /// The file is something else.
     #[error("`{}` is not a gq database", .0.display())]
     NotOurs(PathBuf),
@@ -128,6 +131,11 @@ impl StoreError {
     /// Returns whether another connection holds the lock that was asked for.
     pub(crate) fn is_lock(&self) -> bool {
         matches!(self, Self::Database(error) if matches!(primary_code(error), Some(5 | 6)))
+    }
+
+    /// Returns whether the file itself is spoiled.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Database(error) if matches!(primary_code(error), Some(11 | 26)))
     }
 
     /// Returns whether a later try can succeed without anybody's help in code: the disk is full,

@@ -26,6 +26,44 @@ const RULES: [(&str, &str); 4] = [
     ("rows refer to rows that are not there", "SELECT count(*) FROM pragma_foreign_key_check"),
 ];
 
+/// How many jobs of each state a batch has, by counting them.
+macro_rules! counted {
+    () => {
+        "counted AS MATERIALIZED (
+            SELECT b.id, count(*) FILTER (WHERE j.state = 'pending') AS pending,
+                   count(*) FILTER (WHERE j.state = 'running') AS running,
+                   count(*) FILTER (WHERE j.state = 'succeeded') AS succeeded,
+                   count(*) FILTER (WHERE j.state = 'failed') AS failed,
+                   count(*) FILTER (WHERE j.state = 'cancelled') AS cancelled
+              FROM batches AS b LEFT JOIN jobs AS j ON j.batch_id = b.id GROUP BY b.id)"
+    };
+}
+
+/// One statement, so that it sees the counts and the jobs of one moment.
+const MISCOUNTS: &str = concat!(
+    "WITH ",
+    counted!(),
+    "SELECT b.name, b.pending, b.running, b.succeeded, b.failed, b.cancelled,
+            c.pending, c.running, c.succeeded, c.failed, c.cancelled
+       FROM batches AS b JOIN counted AS c ON c.id = b.id
+      WHERE (b.pending, b.running, b.succeeded, b.failed, b.cancelled) IS NOT
+            (c.pending, c.running, c.succeeded, c.failed, c.cancelled)
+      ORDER BY b.id"
+);
+
+const RECOUNT: &str = concat!(
+    "WITH ",
+    counted!(),
+    "UPDATE batches
+        SET (pending, running, succeeded, failed, cancelled) =
+            (c.pending, c.running, c.succeeded, c.failed, c.cancelled)
+       FROM counted AS c
+      WHERE c.id = batches.id
+        AND (batches.pending, batches.running, batches.succeeded, batches.failed,
+             batches.cancelled) IS NOT
+            (c.pending, c.running, c.succeeded, c.failed, c.cancelled)"
+);
+
 impl Store {
     /// Reads every page, index and row, and returns what is wrong with them in words, up to 20.
     ///
@@ -75,36 +113,3 @@ impl Store {
             .await
     }
 }
-
-/// One statement, so that it sees the counts and the jobs of one moment.
-const MISCOUNTS: &str = "
-    SELECT b.name, b.pending, b.running, b.succeeded, b.failed, b.cancelled,
-           coalesce(c.pending, 0) AS p, coalesce(c.running, 0) AS r,
-           coalesce(c.succeeded, 0) AS s, coalesce(c.failed, 0) AS f,
-           coalesce(c.cancelled, 0) AS x
-      FROM batches AS b
-      LEFT JOIN (SELECT batch_id, count(*) FILTER (WHERE state = 'pending') AS pending,
-                        count(*) FILTER (WHERE state = 'running') AS running,
-                        count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
-                        count(*) FILTER (WHERE state = 'failed') AS failed,
-                        count(*) FILTER (WHERE state = 'cancelled') AS cancelled
-                   FROM jobs GROUP BY batch_id) AS c ON c.batch_id = b.id
-     WHERE (b.pending, b.running, b.succeeded, b.failed, b.cancelled) IS NOT (p, r, s, f, x)
-     ORDER BY b.id";
-
-const RECOUNT: &str = "
-    WITH counted AS MATERIALIZED (
-        SELECT b.id, count(*) FILTER (WHERE j.state = 'pending') AS pending,
-               count(*) FILTER (WHERE j.state = 'running') AS running,
-               count(*) FILTER (WHERE j.state = 'succeeded') AS succeeded,
-               count(*) FILTER (WHERE j.state = 'failed') AS failed,
-               count(*) FILTER (WHERE j.state = 'cancelled') AS cancelled
-          FROM batches AS b LEFT JOIN jobs AS j ON j.batch_id = b.id GROUP BY b.id)
-    UPDATE batches
-       SET (pending, running, succeeded, failed, cancelled) =
-           (c.pending, c.running, c.succeeded, c.failed, c.cancelled)
-      FROM counted AS c
-     WHERE c.id = batches.id
-       AND (batches.pending, batches.running, batches.succeeded, batches.failed,
-            batches.cancelled) IS NOT
-           (c.pending, c.running, c.succeeded, c.failed, c.cancelled)";

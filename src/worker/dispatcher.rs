@@ -22,7 +22,8 @@ use crate::worker::stopping::{LAST_TRY, Stopping};
 use crate::worker::transcripts::Transcripts;
 use crate::worker::{Finish, Phase, WorkerOptions};
 
-/// How often it looks for dead neighbours, cancelled jobs and leases that ran out.
+/// How often it looks for dead neighbours, cancelled jobs and leases that ran out, unless a lease is
+/// shorter than that allows.
 const AUDIT: Duration = Duration::from_millis(700);
 
 /// A wall clock that falls behind by more milliseconds than this was set back.
@@ -230,7 +231,7 @@ impl<'a> Dispatcher<'a> {
         let now = Instant::now();
         let audit = now >= self.next_audit || self.failures > 0;
         let dead = if audit {
-            self.next_audit = now + AUDIT;
+            self.next_audit = now + self.audit_every();
             self.store.dead_workers(self.worker).await.unwrap_or_default()
         } else {
             Vec::new()
@@ -324,13 +325,18 @@ impl<'a> Dispatcher<'a> {
         self.finish()
     }
 
+    /// A lease that is half over is renewed by an audit: two of them fit into the rest.
+    fn audit_every(&self) -> Duration {
+        AUDIT.min(self.options.policy.lease / 4)
+    }
+
     /// Decides when the next turn is due if nothing happens before.
     fn schedule(&mut self, report: &TurnReport) {
         let now = Instant::now();
         let due =
             report.wake_at.map(|at| now + at.since(clock::now()).max(Duration::from_millis(1)));
         let rested = self.resting.iter().map(|(until, _)| *until).min();
-        let far = if self.last_call.is_some() { now } else { now + AUDIT };
+        let far = if self.last_call.is_some() { now } else { now + self.audit_every() };
         self.next_turn = [due, rested].into_iter().flatten().fold(far, Instant::min);
     }
 

@@ -176,25 +176,46 @@ fn a_copy_without_its_log_is_worked_on() {
     assert_eq!(env.status()["queue_size"], json!(4));
 }
 
-#[test]
-fn a_first_start_that_died_while_it_wrote_the_file_is_made_good_by_the_next() {
-    let env = TestEnv::new();
+/// Leaves a database as a process does that dies while it writes it without a log; `committed` are
+/// the statements that were through before.
+fn half_written(env: &TestEnv, name: &str, committed: &str) {
     let dying = rusqlite::Connection::open(env.path("dying.db")).unwrap();
+    dying.execute_batch(committed).unwrap();
     // More than the cache holds: the file is written before the transaction is through.
     dying.execute_batch("PRAGMA cache_size = 1; BEGIN; CREATE TABLE t (x)").unwrap();
     for _ in 0..50 {
         dying.execute("INSERT INTO t VALUES (zeroblob(5000))", []).unwrap();
     }
     for end in ["", "-journal"] {
-        fs::copy(env.path(&format!("dying.db{end}")), env.path(&format!("gq.db{end}"))).unwrap();
+        let (from, to) = (format!("dying.db{end}"), format!("{name}{end}"));
+        fs::copy(env.path(&from), env.path(&to)).unwrap();
     }
-    assert!(fs::metadata(env.path("gq.db")).unwrap().len() > 5_000);
+    assert!(fs::metadata(env.path(name)).unwrap().len() > 5_000);
+}
+
+#[test]
+fn a_first_start_that_died_while_it_wrote_the_file_is_made_good_by_the_next() {
+    let env = TestEnv::new();
+    half_written(&env, "gq.db", "");
     let ran = env.gq(&["status"]).exits(1);
-    assert!(ran.stderr.contains("`gq.db` holds no queue yet"), "{}", ran.stderr);
+    let said = "a process died while it wrote the database `gq.db`";
+    assert!(ran.stderr.contains(said) && ran.stderr.contains("hint: "), "{}", ran.stderr);
     env.prompts("in.jsonl", &["one", "two"]);
     env.gq(&["enqueue", "in.jsonl"]).exits(0);
     assert_eq!(env.status()["queue_size"], 2);
     assert!(!env.path("gq.db-journal").exists());
+}
+
+#[test]
+fn a_half_written_database_of_others_is_not_made_a_queue() {
+    let env = TestEnv::new();
+    half_written(&env, "other.db", "CREATE TABLE theirs (x); INSERT INTO theirs VALUES (7)");
+    env.prompts("in.jsonl", &["one", "two"]);
+    let ran = env.gq(&["enqueue", "in.jsonl", "--db", "other.db"]).exits(1);
+    assert!(ran.stderr.contains("`other.db` is not a gq database"), "{}", ran.stderr);
+    let other = rusqlite::Connection::open(env.path("other.db")).unwrap();
+    let tables = "SELECT group_concat(name) FROM sqlite_schema";
+    assert_eq!(other.query_one(tables, [], |row| row.get::<_, String>(0)).unwrap(), "theirs");
 }
 
 #[test]

@@ -95,10 +95,25 @@ fn a_damaged_page_and_a_lost_answer_are_found() {
         bytes[number * page..][..16].fill(0xA5);
     }
     fs::write(env.path("gq.db"), &bytes).unwrap();
+    for args in
+        [&["doctor", "--format", "json"][..], &["doctor", "--repair-counters", "--format", "json"]]
+    {
+        let ran = env.gq(args).exits(1);
+        let said = ran.json().to_string();
+        assert!(said.contains("damaged") || said.contains("malformed"), "{said}");
+        assert!(!said.contains("counted anew"), "{said}");
+        assert!(fs::read(env.path("gq.db")).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn an_address_where_something_else_answers_is_a_problem() {
+    let mut env = queue();
+    let url = env.mock().url() + "/elsewhere";
+    env.set("GEMINI_BASE_URL", &url);
     let ran = doctor(&env).exits(1);
-    let said = ran.json().to_string();
-    assert!(said.contains("damaged") || said.contains("malformed"), "{said}");
-    assert_eq!(fs::read(env.path("gq.db")).unwrap(), bytes);
+    is_problem(&ran, "endpoint", "answers with status 404");
+    assert!(!ran.stdout.contains("key GEMINI_API_KEY"), "{}", ran.stdout);
 }
 
 #[test]
@@ -125,6 +140,10 @@ fn each_key_is_asked_about_and_none_is_shown() {
     let ran = env.gq(&["doctor", "--format", "json", "-vvv"]).exits(1);
     is_problem(&ran, "key GEMINI_API_KEY_1", "API key not valid");
     assert_eq!(finding(&ran, "key GEMINI_API_KEY_2")["verdict"], "ok");
+    env.execute("UPDATE keys SET failed_reason = 'API key not valid', status = 'failed_init' WHERE name LIKE '%_2'");
+    let known = finding(&doctor(&env).exits(1), "key GEMINI_API_KEY_2");
+    assert_eq!(known["verdict"], "warning");
+    assert_eq!(known["hint"], "`gq keys check GEMINI_API_KEY_2` takes it back");
     let off = finding(&ran, "key GEMINI_API_KEY_3");
     assert_eq!(off["verdict"], "warning");
     assert_eq!(off["hint"], "`gq keys enable GEMINI_API_KEY_3` switches it on");
