@@ -7,5 +7,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    cli::main(cli::args::Cli::parse()).into()
+    match cli::args::Cli::try_parse() {
+        Ok(cli) => cli::main(cli).into(),
+        Err(error) => cli::usage(&error).into(),
+    }
 }

@@ -15,7 +15,7 @@ use super::signals::Stop;
 
 pub(crate) async fn run(context: &mut Context, args: &BackupArgs) -> Result<ExitStatus> {
     let path = args.file.as_path();
-    file::check("FILE", path, [])?;
+    file::check("FILE", path, &context.database, [])?;
     if path.symlink_metadata().is_ok() {
         return Err(there_already(path));
     }
@@ -23,11 +23,18 @@ pub(crate) async fn run(context: &mut Context, args: &BackupArgs) -> Result<Exit
     let store = context.store(Access::Read).await?;
     let failed = |error| file::failed(path, &error);
     let folder = folder_of(path).canonicalize().map_err(failed)?;
-    // Only its owner may read it, as the database itself; one that is not finished goes away.
-    let copy = tempfile::Builder::new().tempfile_in(&folder).map_err(failed)?;
+    // One that is not finished goes away, with what SQLite keeps beside it.
+    let beside =
+        tempfile::Builder::new().prefix(".gq-backup-").tempdir_in(&folder).map_err(failed)?;
+    // Only its owner may read it, as the database itself.
+    let copy = tempfile::Builder::new().tempfile_in(&beside).map_err(failed)?;
     let copying = stop.unless_requested(store.copy_to(copy.path())).await;
     let Some(copied) = copying else { return Ok(stop.exit_status()) };
-    copied.map_err(|error| not_copied(path, error.into()))?;
+    if let Some(fault) = copied.map_err(|error| not_copied(path, error.into()))? {
+        let why = format!("it is damaged: {}", fault.replace('\n', " "));
+        return Err(not_copied(path, Failure::new(ExitStatus::Failure, why))
+            .hint("no backup was made; `gq doctor` says more"));
+    }
     copy.as_file().sync_all().map_err(failed)?;
     let bytes = copy.as_file().metadata().map_err(failed)?.len();
     copy.persist_noclobber(path).map_err(|error| match error.error.kind() {

@@ -153,7 +153,17 @@ async fn of_api(context: &Context, store: Option<&Store>) -> Vec<Finding> {
         let status = |key: &NamedKey| {
             known.iter().find(|view| view.name == key.name).map(|view| view.overall.status)
         };
-        findings.extend(join_all(keys.iter().map(|key| of_key(&client, key, status(key)))).await);
+        let asked = join_all(keys.iter().map(|key| of_key(&client, key, status(key)))).await;
+        let usable = |key: &NamedKey| {
+            !matches!(status(key), Some(KeyStatus::Disabled | KeyStatus::FailedInit))
+        };
+        if !keys.is_empty() && !keys.iter().any(usable) {
+            let message = "all are refused or switched off: no worker can use one";
+            let hint =
+                "`gq keys check` takes back those that are good, `gq keys enable` the others";
+            findings.push(Finding::new("keys", Verdict::Problem, message).hint(hint));
+        }
+        findings.extend(asked);
     }
     findings
 }

@@ -93,8 +93,8 @@ pub(crate) async fn enqueue(
         ..Defaults::default()
     };
     if let Some(path) = &options.rejects {
-        let read = files.iter().map(PathBuf::as_path).chain([context.database.as_path()]);
-        file::check("--rejects", path, read)?;
+        let read = files.iter().map(PathBuf::as_path);
+        file::check("--rejects", path, &context.database, read)?;
     }
     let (files, batch) = (files.to_vec(), batch.map(str::to_owned));
     let (checking, given) = (options.clone(), defaults.clone());

@@ -78,25 +78,53 @@ pub(super) fn failed(path: &Path, error: &io::Error) -> Failure {
     Failure::new(ExitStatus::Failure, message).hint("the file was left as it was")
 }
 
-/// Refuses to write `path`, given with `flag`, where there is no folder for it, or over one of
-/// `read`, which the same command reads.
+/// Refuses to write `path`, given with `flag`, where there is no folder for it, over one of `read`,
+/// which the same command reads, or over what belongs to the database, also one that is yet to be
+/// made.
 pub(crate) fn check<'a>(
     flag: &str,
     path: &Path,
+    database: &'a Path,
     read: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
     if !folder_of(path).is_dir() {
         let message = format!("cannot write `{}`: its folder is not there", path.display());
         return Err(Failure::new(ExitStatus::Failure, message));
     }
+    let refused = |what: &str| {
+        let message = format!("`{flag} {}` would overwrite {what}", path.display());
+        Err(Failure::new(ExitStatus::Usage, message).hint("name another file"))
+    };
+    if belongs_to(path, database) {
+        return refused("the database, or a file that belongs to it");
+    }
     let identity = |path: &Path| {
         let found = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
         Some((found.dev(), found.ino()))
     };
-    let Some(own) = identity(path) else { return Ok(()) };
-    if read.into_iter().any(|other| identity(other) == Some(own)) {
-        let message = format!("`{flag} {}` would overwrite what is read", path.display());
-        return Err(Failure::new(ExitStatus::Usage, message).hint("name another file"));
+    let own = identity(path);
+    let mut read = read.into_iter().chain([database]);
+    if own.is_some() && read.any(|other| identity(other) == own) {
+        return refused("what is read");
     }
     Ok(())
+}
+
+/// Returns whether `path` is that of the database, or of what SQLite and gq keep beside it.
+fn belongs_to(path: &Path, database: &Path) -> bool {
+    let (path, database) = (real(path), real(database));
+    ["", "-wal", "-shm", "-journal", "-locks"].iter().any(|end| {
+        let mut part = database.clone().into_os_string();
+        part.push(end);
+        path.starts_with(part)
+    })
+}
+
+/// Returns where a path leads, also that of a file that is not there yet.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| {
+        let folder = folder_of(path);
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name))
+    })
 }

@@ -100,7 +100,7 @@ async fn check(context: &mut Context, args: &KeysArgs) -> Result<ExitStatus> {
             .hint("set GEMINI_API_KEY in the environment or in `.env`"));
     }
     let names = named(&store, &args.names).await?;
-    let mut usable = 0;
+    let (mut usable, mut unasked) = (0, Vec::new());
     for key in known.into_iter().filter(|key| names.contains(&key.name)) {
         match client.check_key(&key.secret).await {
             KeyCheck::Good | KeyCheck::Exhausted => {
@@ -109,14 +109,18 @@ async fn check(context: &mut Context, args: &KeysArgs) -> Result<ExitStatus> {
             }
             KeyCheck::Bad { reason } => store.fail_key(key.id, reason, now()).await?,
             KeyCheck::Unreachable { message } => {
-                let message = format!("cannot ask the API about `{}`: {message}", key.name);
-                return Err(Failure::new(ExitStatus::Failure, message));
+                context.out.warning(format!("`{}`: {message}", key.name));
+                unasked.push(key.name);
             }
         }
     }
     let shown = shown(&store, &set, &args.names).await?;
     store.close().await?;
     print_keys(context, args, &shown)?;
+    if !unasked.is_empty() {
+        let message = format!("cannot ask the API about `{}`", unasked.join("`, `"));
+        return Err(Failure::new(ExitStatus::Failure, message));
+    }
     Ok(if usable == 0 { ExitStatus::NoUsableKey } else { ExitStatus::Done })
 }
 

@@ -23,6 +23,8 @@ mod status;
 mod uploads;
 mod work;
 
+use std::io::Write as _;
+
 use clap::CommandFactory as _;
 use gq::config::Environment;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -39,6 +41,19 @@ pub(crate) fn main(cli: Cli) -> ExitStatus {
     let status = carry_out(cli);
     log::flush();
     status
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+pub(crate) fn usage(error: &clap::Error) -> ExitStatus {
+    let said = error.render().to_string();
+    // It repeats words of the command line, whatever is in them.
+    let safe = output::harmless(&said);
+    if safe == said {
+        error.exit()
+    }
+    // Whether anybody hears it or not, the exit code is the same.
+    let _ = std::io::stderr().write_all(safe.as_bytes());
+    ExitStatus::Usage
 }
 
 fn carry_out(cli: Cli) -> ExitStatus {

@@ -159,9 +159,7 @@ pub(crate) fn check_output(
     input: Option<&Path>,
 ) -> Result<()> {
     match options.output.as_deref().filter(|path| *path != Path::new("-")) {
-        Some(path) => {
-            file::check("-o", path, input.into_iter().chain([context.database.as_path()]))
-        }
+        Some(path) => file::check("-o", path, &context.database, input),
         None => Ok(()),
     }
 }

@@ -43,8 +43,9 @@ impl Environment {
             .collect();
         let file = match env_file {
             Some(path) => Some(read(path, &process)?),
-            // Python projects keep a folder called `.env`.
-            None if Path::new(".env").is_dir() => None,
+            // Python projects keep a folder called `.env`; a pipe or a device would hold up each
+            // command in that folder.
+            None if std::fs::metadata(".env").is_ok_and(|data| !data.is_file()) => None,
             None => match read(Path::new(".env"), &process) {
                 Ok(file) => Some(file),
                 Err(ConfigError::MissingEnvFile { .. }) => None,

@@ -111,6 +111,10 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &str) -> Call 
     let outcome = match &error {
         _ if status >= 500 => server_error(status),
         Some(error) => classify_error(status, error, retry_after),
+        // A proxy or a front end speaks, not the API: it says nothing of the key.
+        None if matches!(status, 401 | 403) && body.trim_start().starts_with('<') => {
+            server_error(status)
+        }
         None => without_details(status, retry_after),
     };
     Call::refused(status, outcome, message).told_by(error.as_ref())
@@ -420,6 +424,15 @@ mod tests {
         assert_eq!(classify(200, None, "[ 1 ]").raw.as_deref(), Some("[1]"));
         assert!(classify(200, None, &body(503, "x", "")).raw.is_some());
         assert_eq!(classify(200, None, "{\"candidates\": [").raw, None);
+    }
+
+    #[test]
+    fn a_page_says_nothing_of_the_key() {
+        let page = "<html><body>Forbidden by the company's proxy</body></html>";
+        for status in [401, 403] {
+            assert_eq!(outcome(status, page), Outcome::Failed(ErrorKind::ServerError));
+            assert_eq!(outcome(status, &body(status, "denied", "")), Outcome::BadKey);
+        }
     }
 
     #[test]

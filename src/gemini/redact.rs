@@ -151,7 +151,7 @@ fn lower_escapes(escaped: &str) -> String {
 }
 
 /// Masks whatever begins like one of Google's keys and is long enough, whoever's it is.
-fn without_key_shapes(text: &str) -> String {
+pub fn without_key_shapes(text: &str) -> String {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     masked(text, "AIza", is_part, |length| (length >= KEY_LENGTH).then_some(""))
 }

@@ -4,7 +4,7 @@
 //! Who compares it with what a client recorded needs nothing of this process to be alive.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -27,10 +27,17 @@ struct Pen {
 pub(super) struct Number(u64);
 
 impl Journal {
-    /// Opens the file at `path` to add to it.
+    /// Opens the file at `path` to add to it; numbers go on after those in it.
+    ///
+    /// # Errors
+    /// Of the file, also of one that is no journal.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self(Mutex::new(Pen { file, requests: 0 })))
+        let file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let requests = io::BufReader::new(&file).lines().try_fold(0, |requests, line| {
+            let line: Value = serde_json::from_str(&line?)?;
+            Ok::<_, io::Error>(requests.max(line["n"].as_u64().unwrap_or(0)))
+        })?;
+        Ok(Self(Mutex::new(Pen { file, requests })))
     }
 
     /// Notes a request that came at `at_ms` to `target`, the path with its query.

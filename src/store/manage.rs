@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::domain::outcome::ErrorKind;
@@ -129,17 +129,24 @@ impl Store {
     }
 
     /// Copies the database as it stands now into the empty file at `path`, which has to be absolute.
-    /// Others can write meanwhile; the log grows as long as it takes.
+    /// Others can write meanwhile; the log grows as long as it takes. Returns what is wrong with the
+    /// copy, if something is: it is no better than what was copied.
     ///
     /// # Errors
     /// What SQLite says of reading the one or writing the other file.
-    pub async fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+    pub async fn copy_to(&self, path: &Path) -> Result<Option<String>, StoreError> {
         let name = path.to_str().ok_or_else(|| {
             StoreError::Value(format!("the name `{}` is not UTF-8", path.display()))
         })?;
         let mut connection = super::connection::read_options(&self.path).connect().await?;
         sqlx::query("VACUUM INTO ?1").bind(name).execute(&mut connection).await?;
-        Ok(connection.close().await?)
+        connection.close().await?;
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
+        let mut copy = options.disable_statement_logging().connect().await?;
+        let said: String =
+            sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(&mut copy).await?;
+        copy.close().await?;
+        Ok(Some(said).filter(|said| said != "ok"))
     }
 
     /// Gives the room of removed rows back to the file system.

@@ -10,7 +10,7 @@
  * FAULT_AT        the number of the call at which something happens
  * FAULT_FOR       at how many calls from then on (1)
  * FAULT_KIND      `kill` (the process dies before it), `tear` (it dies half through a write), `full`,
- *                 `broken` (an I/O error), `lie` (it says yes and does nothing)
+ *                 `broken` (an I/O error)
  * FAULT_FIRED     a file that is made when it happens
  *
  * RECORD          a file that gets each such call, and what the process prints, in their order
@@ -31,6 +31,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -80,7 +81,12 @@ static void record(char kind, const char *path, uint64_t place, const void *data
     if (syscall(SYS_writev, file, parts, 3) != whole) abort();
 }
 
-enum fate { GOES_ON, FAILS, LIES, TEARS };
+static _Noreturn void die(void) {
+    syscall(SYS_kill, getpid(), SIGKILL);
+    for (;;) pause();
+}
+
+enum fate { GOES_ON, FAILS, TEARS };
 
 /* Counts a call and says what becomes of it; `fault` is the error that it fails with. */
 static enum fate fate(int *fault) {
@@ -94,17 +100,10 @@ static enum fate fate(int *fault) {
     }
     const char *kind = getenv("FAULT_KIND");
     if (!kind) abort();
-    if (!strcmp(kind, "lie")) return LIES;
     if (!strcmp(kind, "tear")) return TEARS;
     if (!strcmp(kind, "full")) { *fault = ENOSPC; return FAILS; }
     if (!strcmp(kind, "broken")) { *fault = EIO; return FAILS; }
-    syscall(SYS_kill, getpid(), SIGKILL);
-    for (;;) pause();
-}
-
-static _Noreturn void die(void) {
-    syscall(SYS_kill, getpid(), SIGKILL);
-    for (;;) pause();
+    die();
 }
 
 static ssize_t written(int file, const void *data, size_t size, off_t place, int by_place) {
@@ -117,9 +116,6 @@ static ssize_t written(int file, const void *data, size_t size, off_t place, int
         case FAILS:
             errno = fault;
             return -1;
-        case LIES:
-            if (!by_place) lseek(file, (off_t)size, SEEK_CUR);
-            return (ssize_t)size;
         case TEARS:
             syscall(SYS_pwrite64, file, data, size / 2, at);
             die();
@@ -150,7 +146,6 @@ static int truncated(int file, off_t size) {
     if (name) {
         switch (fate(&fault)) {
         case FAILS: errno = fault; return -1;
-        case LIES: return 0;
         case TEARS: die();
         default: record(TRUNCATE, name, (uint64_t)size, NULL, 0);
         }
@@ -176,8 +171,7 @@ static int synced(int file, long call) {
     int fault = 0;
     if (name) {
         switch (fate(&fault)) {
-        case FAILS: errno = EIO; return -1;
-        case LIES: return 0;
+        case FAILS: errno = fault; return -1;
         case TEARS: die();
         default: record(SYNCS, name, (uint64_t)syscall(SYS_gettid), NULL, 0);
         }
@@ -196,15 +190,14 @@ int unlink(const char *path) {
     int fault = 0;
     if (part && strstr(path, part)) {
         switch (fate(&fault)) {
-        case FAILS: errno = EIO; return -1;
-        case LIES: return 0;
+        case FAILS: errno = fault; return -1;
         case TEARS: die();
         default: break;
         }
         char whole[PATH_MAX];
         record(REMOVE, realpath(path, whole) ? whole : path, 0, NULL, 0);
     }
-    return (int)syscall(SYS_unlink, path);
+    return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
 }
 
 static int opened(const char *path, int flags, mode_t mode) {
@@ -215,7 +208,6 @@ static int opened(const char *path, int flags, mode_t mode) {
     if (makes) {
         switch (fate(&fault)) {
         case FAILS: errno = fault; return -1;
-        case LIES: break;
         case TEARS: die();
         default: break;
         }
@@ -226,10 +218,14 @@ static int opened(const char *path, int flags, mode_t mode) {
     return file;
 }
 
+static int takes_mode(int flags) {
+    return (flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE;
+}
+
 int open(const char *path, int flags, ...) {
     va_list rest;
     va_start(rest, flags);
-    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;
+    mode_t mode = takes_mode(flags) ? va_arg(rest, mode_t) : 0;
     va_end(rest);
     return opened(path, flags, mode);
 }
@@ -237,25 +233,36 @@ int open(const char *path, int flags, ...) {
 int open64(const char *path, int flags, ...) {
     va_list rest;
     va_start(rest, flags);
-    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;
+    mode_t mode = takes_mode(flags) ? va_arg(rest, mode_t) : 0;
     va_end(rest);
     return opened(path, flags | O_LARGEFILE, mode);
 }
 
-int clock_gettime(clockid_t clock, struct timespec *time) {
+/* Seconds by which the wall clock is ahead. */
+static int64_t ahead(void) {
     static _Atomic(volatile int64_t *) offset;
-    int result = (int)syscall(SYS_clock_gettime, clock, time);
     const char *name = getenv("CLOCK_OFFSET");
-    if (result || clock != CLOCK_REALTIME || !name) return result;
-    volatile int64_t *ahead = atomic_load(&offset);
-    if (!ahead) {
+    if (!name) return 0;
+    volatile int64_t *seconds = atomic_load(&offset);
+    if (!seconds) {
         int file = (int)syscall(SYS_openat, AT_FDCWD, name, O_RDONLY | O_CLOEXEC);
         if (file < 0) abort();
-        ahead = mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
-        if (ahead == MAP_FAILED) abort();
+        seconds = mmap(NULL, sizeof *seconds, PROT_READ, MAP_SHARED, file, 0);
+        if (seconds == MAP_FAILED) abort();
         syscall(SYS_close, file);
-        atomic_store(&offset, ahead);
+        atomic_store(&offset, seconds);
     }
-    time->tv_sec += *ahead;
-    return 0;
+    return *seconds;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int result = (int)syscall(SYS_clock_gettime, clock, time);
+    if (!result && clock == CLOCK_REALTIME) time->tv_sec += ahead();
+    return result;
+}
+
+int gettimeofday(struct timeval *time, void *zone) {
+    int result = (int)syscall(SYS_gettimeofday, time, zone);
+    if (!result) time->tv_sec += ahead();
+    return result;
 }

@@ -67,3 +67,58 @@ fn is_left_over(entry: &std::io::Result<fs::DirEntry>) -> bool {
     let name = name.to_string_lossy();
     name.starts_with(".tmp") || name.starts_with("copy")
 }
+
+#[test]
+fn a_damaged_database_makes_no_backup() {
+    let env = TestEnv::new();
+    let prompts: Vec<String> =
+        (0..300).map(|number| format!("{number} {}", "x".repeat(300))).collect();
+    env.prompts("in.jsonl", &prompts);
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    let sound = fs::read(env.path("gq.db")).unwrap();
+    let page = 8192;
+    let mut refused = 0;
+    for number in 1..sound.len() / page {
+        let mut bytes = sound.clone();
+        bytes[number * page..][..page / 2].fill(0);
+        fs::write(env.path("gq.db"), bytes).unwrap();
+        let ran = env.gq(&["backup", "copy.db"]);
+        let copied = env.path("copy.db").exists();
+        assert_eq!(ran.code, Some(i32::from(!copied)), "{ran:?}");
+        refused += u32::from(!copied);
+        if copied {
+            let check = "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
+            let copy = rusqlite::Connection::open(env.path("copy.db")).unwrap();
+            assert_eq!(copy.query_one(check, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+            fs::remove_file(env.path("copy.db")).unwrap();
+        }
+    }
+    assert!(refused > 5, "{refused}");
+    let left: Vec<_> =
+        fs::read_dir(env.folder()).unwrap().map(|it| it.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".gq-backup")), "{left:?}");
+}
+
+#[test]
+fn no_output_takes_the_place_of_what_belongs_to_the_database() {
+    let env = TestEnv::with_stand_in(&json!({}));
+    env.prompts("in.jsonl", &["one", "two"]);
+    env.write("bad.jsonl", "{\"prompt\": 1}\n{\"prompt\": \"x\"}\n");
+    let refused = |args: &[&str]| {
+        let ran = env.gq(args).exits(2);
+        assert!(ran.stderr.contains("would overwrite the database"), "{args:?}: {}", ran.stderr);
+    };
+    // The database is yet to be made.
+    refused(&["run", "in.jsonl", "-o", "gq.db"]);
+    refused(&["enqueue", "bad.jsonl", "--skip-invalid", "--rejects", "./gq.db"]);
+    assert!(!env.path("gq.db").exists());
+    env.gq(&["run", "in.jsonl", "-o", "out.jsonl"]).exits(0);
+    std::os::unix::fs::symlink(env.folder(), env.path("link")).unwrap();
+    for name in ["gq.db", "gq.db-wal", "link/gq.db-shm", "gq.db-journal", "gq.db-locks/x"] {
+        refused(&["results", "-o", name]);
+        refused(&["backup", name]);
+        refused(&["enqueue", "bad.jsonl", "--skip-invalid", "--rejects", name]);
+    }
+    assert_eq!(env.results().len(), 2);
+    env.gq(&["results", "-o", "gq.db-results"]).exits(0);
+}

@@ -151,6 +151,16 @@ fn each_key_is_asked_about_and_none_is_shown() {
 }
 
 #[test]
+fn keys_that_no_worker_can_use_are_a_problem() {
+    let env = queue();
+    env.gq(&["keys", "disable"]).exits(0);
+    is_problem(&doctor(&env).exits(1), "keys", "no worker can use one");
+    env.gq(&["work", "--drain"]).exits(6);
+    env.gq(&["keys", "enable"]).exits(0);
+    doctor(&env).exits(0);
+}
+
+#[test]
 fn a_database_that_others_may_read_is_warned_of() {
     let env = queue();
     fs::set_permissions(env.path("gq.db"), fs::Permissions::from_mode(0o644)).unwrap();

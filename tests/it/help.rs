@@ -134,3 +134,13 @@ fn a_job_is_shown_with_all_that_happened() {
         matches(name, &without_times(&env.gq(&args).exits(0).stdout));
     }
 }
+
+#[test]
+fn a_wrong_command_line_is_repeated_without_escapes_and_keys() {
+    let env = TestEnv::new();
+    for word in ["\u{1b}]0;x\u{7}", "AIzaSyCanaryOfAnArgument0123456789abcdef"] {
+        let ran = env.gq(&["status", "--format", word]).exits(2);
+        assert!(ran.stderr.contains("--format"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains(word), "{}", ran.stderr);
+    }
+}

@@ -110,6 +110,25 @@ fn no_command_shows_a_secret() {
 }
 
 #[test]
+fn a_key_where_a_name_belongs_is_not_repeated() {
+    let mut env = env();
+    env.gq(&["enqueue", "in.jsonl"]).exits(0);
+    for args in [
+        &["keys", "check", ECHOED][..],
+        &["keys", "reset", ECHOED],
+        &["show", ECHOED],
+        &["results", "--task-id", ECHOED],
+        &["results", "--batch", ECHOED],
+        &["retry", "--batch", ECHOED],
+    ] {
+        let ran = clean(env.gq(args).exits(4));
+        assert!(ran.stderr.contains("[redacted]"), "{}", ran.stderr);
+    }
+    env.set("GEMINI_API_KEY_1_RPM", ECHOED);
+    clean(env.gq(&["work", "--drain"]).exits(2));
+}
+
+#[test]
 fn an_answer_that_repeats_the_key_is_stored_and_shown_without_it() {
     let mut env = TestEnv::new();
     env.stand_in(&json!({"script": [

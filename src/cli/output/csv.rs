@@ -93,7 +93,9 @@ impl<W: Write> CsvRows<W> {
 
 /// Returns text that no spreadsheet runs as a formula.
 fn harmless(text: &str) -> Cow<'_, str> {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+    // Some trim what stands before.
+    let first = text.trim_start_matches(['\n', ' ']);
+    if first.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         format!("'{text}").into()
     } else {
         text.into()

@@ -22,6 +22,8 @@ pub(crate) mod watch;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 
+use gq::gemini::redact::without_key_shapes;
+
 use super::args::{ColorMode, Report};
 use super::log;
 pub(crate) use flow::Flow;
@@ -106,8 +108,10 @@ impl Output {
     }
 
     fn note(&self, label: &str, color: &str, message: &str) {
+        // People paste keys where names belong.
+        let message = without_key_shapes(message);
         let message =
-            if self.stderr_is_terminal { terminal::neutral(message) } else { message.into() };
+            if self.stderr_is_terminal { terminal::neutral(&message) } else { (&message).into() };
         let line = if self.colors(self.stderr_is_terminal) {
             format!("\x1b[1;{color}m{label}:\x1b[0m {message}\n")
         } else {
@@ -115,6 +119,11 @@ impl Output {
         };
         log::write(line.as_bytes());
     }
+}
+
+/// Returns text as a terminal may show it, without keys.
+pub(crate) fn harmless(text: &str) -> String {
+    terminal::neutral(&without_key_shapes(text)).into_owned()
 }
 
 /// Returns whether the reader of our data has gone, which is no failure.

@@ -75,8 +75,9 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Kills it as a power cut would.
+    /// Kills it as a power cut would; it must not have ended by itself.
     pub(crate) fn kill(mut self) {
+        assert_eq!(self.child.try_wait().unwrap(), None, "{}", self.stderr());
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -5,10 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
-
-use crate::rig::Rig;
-use crate::{calls, clocks, fence, power};
+use super::rig::Rig;
+use super::{calls, checker, clocks, fence, power};
 
 /// A place of the source that is broken where `GQ_BROKEN` says so.
 struct Break {
@@ -75,9 +73,13 @@ const CONTROLS: [(&str, fn(&Rig) -> Vec<String>); 5] = [
 ];
 
 pub(crate) fn round(rig: &Rig) -> Vec<String> {
-    let folder = TempDir::new().unwrap();
-    let program = build(folder.path());
-    let mut unnoticed = Vec::new();
+    // Always the same, so that what was built there is built anew and not once more.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    let program = build(&folder);
+    let mut unnoticed = checker::unnoticed();
     for (broken, part) in CONTROLS {
         let found = part(&rig.with(&program, broken));
         match found.first() {

@@ -4,9 +4,9 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::checker;
-use crate::rig::Rig;
-use crate::support::{LIMIT, wait_until};
+use super::checker;
+use super::rig::Rig;
+use super::support::{LIMIT, wait_until};
 
 pub(crate) fn round(rig: &Rig) -> Vec<String> {
     let env = rig.env(json!({"script": [
@@ -19,7 +19,7 @@ pub(crate) fn round(rig: &Rig) -> Vec<String> {
     wait_until("the first call", LIMIT, || env.mock().stats().held == 1);
     wait_until("the other job", LIMIT, || env.status()["jobs"]["succeeded"] == 1);
     first.signal(Signal::STOP);
-    let second = env.spawn(&["work", "--lease", "1s", "--keys", "2"]);
+    let second = env.spawn(&["work", "--keys", "2"]);
     wait_until("the second call", LIMIT, || env.mock().stats().held == 2);
     env.mock().release(Some(1));
     wait_until("the failure", LIMIT, || env.mock().stats().held == 1);

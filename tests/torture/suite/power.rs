@@ -10,9 +10,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::checker;
-use crate::rig::Rig;
-use crate::support::{LIMIT, TestEnv, wait_until};
+use super::checker;
+use super::rig::Rig;
+use super::support::{LIMIT, TestEnv, wait_until};
 
 /// Power cuts of one round.
 const IMAGES: usize = 300;
@@ -157,6 +157,8 @@ struct Disk {
     synced_names: HashMap<String, usize>,
     /// Changes of names since, in their order.
     renamed: Vec<(String, Option<usize>)>,
+    /// How many of these each sync of the folder that is under way will make sure of, by thread.
+    syncing: HashMap<u64, usize>,
 }
 
 impl Disk {
@@ -164,14 +166,15 @@ impl Disk {
         let place = usize::try_from(entry.place).unwrap_or(usize::MAX);
         let path = &entry.path;
         match entry.kind {
-            b'c' => {
-                self.nodes.push(Node::default());
-                self.name(path, Some(self.nodes.len() - 1));
-            }
+            // Two processes may both find it missing; one of them makes it.
+            b'c' => self.make(path),
             b'u' => self.name(path, None),
             b'w' => self.change(path, Change::Write { place, data: entry.data.clone() }),
             b't' => self.change(path, Change::Truncate { size: place }),
             b's' => {
+                if path.ends_with(FOLDER) {
+                    self.syncing.insert(entry.place, self.renamed.len());
+                }
                 if let Some(node) = self.node(path) {
                     let sure = node.pending.len();
                     node.syncing.insert(entry.place, sure);
@@ -194,7 +197,19 @@ impl Disk {
         self.names.get(path).map(|node| &mut self.nodes[*node])
     }
 
+    fn make(&mut self, path: &str) {
+        if !self.names.contains_key(path) {
+            self.nodes.push(Node::default());
+            self.name(path, Some(self.nodes.len() - 1));
+        }
+    }
+
     fn change(&mut self, path: &str, change: Change) {
+        // One that has no name any more is lost in any case.
+        if path.ends_with(" (deleted)") {
+            return;
+        }
+        self.make(path);
         if let Some(node) = self.node(path) {
             node.pending.push(change);
         }
@@ -202,7 +217,11 @@ impl Disk {
 
     fn synced(&mut self, path: &str, thread: u64) {
         if path.ends_with(FOLDER) {
-            for (path, node) in self.renamed.drain(..) {
+            let sure = self.syncing.remove(&thread).unwrap_or(0).min(self.renamed.len());
+            for other in self.syncing.values_mut() {
+                *other = other.saturating_sub(sure);
+            }
+            for (path, node) in self.renamed.drain(..sure) {
                 match node {
                     Some(node) => self.synced_names.insert(path, node),
                     None => self.synced_names.remove(&path),
@@ -258,7 +277,9 @@ fn cut(rig: &Rig, record: &[Entry], folder: &Path) -> Vec<Value> {
     let printed = record.iter().filter(|entry| entry.kind == b'p');
     let text: Vec<u8> = printed.flat_map(|entry| entry.data.clone()).collect();
     let text = String::from_utf8(text).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    // A last line without its end is none yet.
+    let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+    whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Returns what of the promises a disk does not hold.
@@ -272,16 +293,8 @@ fn missing(folder: &Path, promised: &[Value]) -> Vec<String> {
         Ok(connection) => connection,
         Err(error) => return vec![error.to_string()],
     };
-    if promised.is_empty() {
-        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'attempts'";
-        let ready = connection.query_row(tables, [], |row| row.get::<_, i64>(0));
-        return match ready {
-            Ok(_) => Vec::new(),
-            Err(error) => vec![error.to_string()],
-        };
-    }
     let mut faults = checker::unsound(&connection);
-    if !faults.is_empty() {
+    if promised.is_empty() || !faults.is_empty() {
         return faults;
     }
     let held = checker::jobs(&connection);

@@ -9,8 +9,11 @@ use serde_json::Value;
 /// A call as the journal has it.
 #[derive(Debug)]
 pub(crate) struct Call {
+    pub(crate) at_ms: i64,
     pub(crate) key: String,
     pub(crate) prompt: String,
+    /// When its answer was ready, if there was one.
+    pub(crate) answered_ms: Option<i64>,
     /// Whether a whole usable answer went out.
     pub(crate) is_answered: bool,
     /// The status that went out, if any did.
@@ -25,16 +28,40 @@ pub(crate) fn calls(journal: &Path) -> Vec<Call> {
         let number = line["n"].as_u64().unwrap();
         let text = |name: &str| line[name].as_str().unwrap().to_owned();
         if line["event"] == "request" {
-            let (key, prompt) = (text("key"), text("prompt"));
-            let call = Call { key, prompt, is_answered: false, status: None };
+            let at_ms = line["at_ms"].as_i64().unwrap();
+            let (key, prompt, answered_ms) = (text("key"), text("prompt"), None);
+            let call = Call { at_ms, key, prompt, answered_ms, is_answered: false, status: None };
             calls.insert(number, call);
         } else {
             let call = calls.get_mut(&number).unwrap();
+            call.answered_ms = line["at_ms"].as_i64();
             call.is_answered = line["usable"] == true;
             call.status = line["status"].as_u64().and_then(|status| u16::try_from(status).ok());
         }
     }
     calls.into_values().collect()
+}
+
+/// A process that was killed, or stood still beyond its lease: when, and which by its key.
+#[derive(Debug)]
+pub(crate) struct Upset {
+    pub(crate) key: String,
+    pub(crate) at_ms: i64,
+}
+
+/// A call may reach the stand-in after the process that sent it is dead.
+const ON_THE_WAY_MS: i64 = 500;
+
+/// An answer that went out so long before a death was not recorded yet: the disk may be slow.
+const UNRECORDED_MS: i64 = 1_000;
+
+impl Upset {
+    /// Returns whether it may have had the call in flight.
+    fn cut(&self, call: &Call) -> bool {
+        self.key == call.key
+            && call.at_ms <= self.at_ms + ON_THE_WAY_MS
+            && call.answered_ms.is_none_or(|answered| answered >= self.at_ms - UNRECORDED_MS)
+    }
 }
 
 /// A job as the database has it.
@@ -68,7 +95,8 @@ pub(crate) fn jobs(connection: &Connection) -> HashMap<(String, String), Held> {
 }
 
 /// What must hold in every database, with the words for where it does not.
-const RULES: [(&str, &str); 6] = [
+const RULES: [(&str, &str); 7] = [
+    ("rows that refer to none", "SELECT count(*) FROM pragma_foreign_key_check"),
     (
         "batches that count wrongly",
         "SELECT count(*) FROM batches AS b
@@ -115,6 +143,11 @@ pub(crate) fn unsound(connection: &Connection) -> Vec<String> {
         Ok(said) => return vec![format!("integrity: {said}")],
         Err(error) => return vec![format!("integrity: {error}")],
     }
+    // A first start may have been broken off before there was any.
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'attempts'";
+    if connection.query_row(tables, [], |row| row.get::<_, i64>(0)) == Ok(0) {
+        return faults;
+    }
     for (rule, count) in RULES {
         match connection.query_row(count, [], |row| row.get::<_, i64>(0)) {
             Ok(0) => {}
@@ -140,15 +173,14 @@ pub(crate) struct Account {
 
 impl Account {
     /// Compares. The prompt of a job is in `accepted` under its batch and task id, and stands in its
-    /// answer; `seen` are results as they were read on the way; `upsets` name the key of a process for
-    /// each time that it was killed or stood still beyond its lease, with at most `at_once` calls in
-    /// flight.
+    /// answer; `seen` are results as they were read on the way; each of `upsets` excuses at most
+    /// `at_once` calls that were in flight then.
     pub(crate) fn of(
         accepted: &HashMap<(String, String), String>,
         held: &HashMap<(String, String), Held>,
         seen: &HashMap<(String, String), Held>,
         calls: &[Call],
-        upsets: &[String],
+        upsets: &[Upset],
         at_once: usize,
     ) -> Self {
         let mut account = Self { accepted: accepted.len(), ..Self::default() };
@@ -171,16 +203,12 @@ impl Account {
         account
     }
 
-    fn explain(&mut self, calls: &[Call], upsets: &[String], at_once: usize) {
+    fn explain(&mut self, calls: &[Call], upsets: &[Upset], at_once: usize) {
         let mut by_prompt: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
         for call in calls {
             by_prompt.entry(call.prompt.as_str()).or_default().push(call);
         }
-        // How many calls of a process may be made again.
-        let mut excused: HashMap<&str, usize> = HashMap::new();
-        for key in upsets {
-            *excused.entry(key).or_default() += at_once;
-        }
+        let mut left = vec![at_once; upsets.len()];
         for (prompt, calls) in by_prompt {
             for pair in calls.windows(2) {
                 let (first, second) = (pair[0], pair[1]);
@@ -189,9 +217,10 @@ impl Account {
                     continue;
                 }
                 self.repeated += 1;
-                match excused.get_mut(first.key.as_str()) {
-                    Some(left) if *left > 0 => *left -= 1,
-                    _ => self.unexplained.push(format!("{prompt}: {first:?}, then {second:?}")),
+                let mut excuses = upsets.iter().zip(&mut left);
+                match excuses.find(|(upset, left)| **left > 0 && upset.cut(first)) {
+                    Some((_, left)) => *left -= 1,
+                    None => self.unexplained.push(format!("{prompt}: {first:?}, then {second:?}")),
                 }
             }
         }
@@ -219,4 +248,56 @@ impl Account {
         let again = calls.iter().filter(|call| call.is_answered && !seen.insert(&call.prompt));
         again.map(|call| &call.prompt).collect::<BTreeSet<_>>().len()
     }
+}
+
+/// Shows the account what it has to notice, and returns what it does not.
+pub(crate) fn unnoticed() -> Vec<String> {
+    let task = |name: &str| ("batch".to_owned(), name.to_owned());
+    let job = |state: &str, raw: &str| Held {
+        state: state.to_owned(),
+        finished_at: Some(1),
+        raw: Some(raw.to_owned()),
+    };
+    let call = |key: &str, prompt: &str, at_ms| Call {
+        at_ms,
+        key: key.to_owned(),
+        prompt: prompt.to_owned(),
+        answered_ms: Some(at_ms + 5),
+        is_answered: true,
+        status: Some(200),
+    };
+    let prompts = ["fine", "wrong answer", "failed", "gone", "changed"];
+    let accepted = prompts.map(|prompt| (task(prompt), prompt.to_owned())).into();
+    let held = [
+        (task("fine"), job("succeeded", "to: fine")),
+        (task("wrong answer"), job("succeeded", "to: another")),
+        (task("failed"), job("failed", "to: failed")),
+        (task("changed"), job("succeeded", "to: changed once more")),
+        (task("strange"), job("pending", "")),
+    ];
+    let seen = [(task("changed"), job("succeeded", "to: changed"))].into();
+    let calls = [
+        ("killed", "excused", 100_000),
+        ("killed", "excused", 100_100),
+        ("killed", "too early", 50_000),
+        ("killed", "too early", 100_200),
+        ("alive", "for no reason", 100_000),
+        ("alive", "for no reason", 100_300),
+    ];
+    let calls = calls.map(|(key, prompt, at_ms)| call(key, prompt, at_ms));
+    let upsets = [Upset { key: "killed".to_owned(), at_ms: 100_010 }];
+    let account = Account::of(&accepted, &held.into(), &seen, &calls, &upsets, 4);
+    let found = [
+        account.recorded,
+        account.lost.len(),
+        account.unexpected.len(),
+        account.twice.len(),
+        account.repeated,
+        account.unexplained.len(),
+    ];
+    let wanted = [2, 3, 1, 1, 3, 2];
+    (found != wanted)
+        .then(|| format!("the account comes to {found:?}, not {wanted:?}: {account:?}"))
+        .into_iter()
+        .collect()
 }

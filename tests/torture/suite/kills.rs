@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use gq::mock::fingerprint;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::checker::{self, Account, Held};
-use crate::rig::{self, Rig};
-use crate::support::{LIMIT, Running, TestEnv, wait_until};
+use super::checker::{self, Account, Held, Upset};
+use super::rig::{self, Rig};
+use super::support::{LIMIT, Running, TestEnv, wait_until};
 
 /// Kills of one round.
 const KILLS: usize = 300;
@@ -22,7 +23,7 @@ const WORKERS: usize = 4;
 const BATCH: usize = 120;
 
 /// One that is stopped stands still for twice as long.
-const LEASE: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_secs(2);
 
 /// What a disk that is slow adds to a sync, in microseconds.
 const SLOW_SYNC: &str = "15000";
@@ -41,9 +42,9 @@ struct Run<'a> {
     processes: Vec<Process>,
     accepted: HashMap<(String, String), String>,
     seen: HashMap<(String, String), Held>,
-    /// Which processes were killed or stopped, by the fingerprints of their secrets.
-    upsets: Vec<String>,
+    upsets: Vec<Upset>,
     kills: usize,
+    faults: Vec<String>,
     processes_started: usize,
     batches: usize,
 }
@@ -61,7 +62,9 @@ pub(crate) fn round(rig: &Rig) -> Vec<String> {
         seen: HashMap::new(),
         upsets: Vec::new(),
         kills: 0,
-        processes_started: 0,
+        faults: Vec::new(),
+        // Those of the environment are for the work after all kills.
+        processes_started: 3,
         batches: 0,
     };
     let mut cycle = 0;
@@ -75,8 +78,7 @@ pub(crate) fn round(rig: &Rig) -> Vec<String> {
 impl Run<'_> {
     fn cycle(&mut self, cycle: usize) {
         // One that stands still may hold the lock, and nobody wakes it up while this waits for it.
-        let all_go = self.processes.iter().all(|process| process.stopped.is_none());
-        if all_go && self.pending() < BATCH {
+        if self.all_go() && self.pending() < BATCH {
             self.enqueue();
         }
         for index in 0..self.processes.len() {
@@ -89,14 +91,19 @@ impl Run<'_> {
                 let process = &mut self.processes[index];
                 process.running.as_ref().unwrap().signal(Signal::STOP);
                 process.stopped = Some(Instant::now());
-                self.upsets.push(fingerprint(&process.secret));
+                self.upset(index);
             } else {
                 self.kill(index);
             }
         }
-        if cycle.is_multiple_of(25) {
+        // Whoever stands still may hold a lock that a look needs.
+        if cycle.is_multiple_of(25) && self.all_go() {
             self.look();
         }
+    }
+
+    fn all_go(&self) -> bool {
+        self.processes.iter().all(|process| process.stopped.is_none())
     }
 
     fn pending(&self) -> usize {
@@ -134,9 +141,18 @@ impl Run<'_> {
 
     fn kill(&mut self, index: usize) {
         let process = &mut self.processes[index];
-        process.running.take().unwrap().kill();
+        let running = process.running.take().unwrap();
+        if running.stderr().contains("error") || running.stderr().contains("panicked") {
+            self.faults.push(format!("a worker said: {}", running.stderr()));
+        }
+        running.kill();
         self.kills += 1;
-        self.upsets.push(fingerprint(&process.secret));
+        self.upset(index);
+    }
+
+    fn upset(&mut self, index: usize) {
+        let key = fingerprint(&self.processes[index].secret);
+        self.upsets.push(Upset { key, at_ms: Utc::now().timestamp_millis() });
     }
 
     /// Adds a batch; the process that does it may be killed at first.
@@ -152,7 +168,8 @@ impl Run<'_> {
         if self.rig.chance(0.5) {
             let dying = self.env.spawn(&enqueue);
             self.rig.pause(Duration::from_micros(500), Duration::from_millis(25));
-            dying.kill();
+            // It may be through already.
+            drop(dying);
         }
         let told = self.env.gq(&enqueue).exits(0).json();
         let all = told["enqueued"] == json!(BATCH) || told["skipped"] == json!(BATCH);
@@ -179,17 +196,28 @@ impl Run<'_> {
             process.signal(Signal::CONT);
         }
         for running in running {
+            wait_until("an ear for signals", LIMIT, || running.catches(Signal::TERM));
             running.signal(Signal::TERM);
             running.wait().exits(0);
         }
         let drain = ["-q", "work", "--drain", "--workers", "32"];
         let mut given_up = 0;
-        while self.env.gq(&drain).code == Some(3) {
+        loop {
+            let ran = self.rig.run(&self.env, &drain);
+            match ran.code {
+                Some(0) => break,
+                Some(3) => {}
+                _ => {
+                    self.faults.push(format!("the last drain: {ran:?}"));
+                    break;
+                }
+            }
             let failed = self.env.gq(&["results", "--state", "failed"]).exits(0).lines();
-            assert!(
-                failed.iter().all(|job| job["error"]["kind"] == "unknown_outcome"),
-                "{failed:?}"
-            );
+            let unknown = |job: &Value| job["error"]["kind"] == "unknown_outcome";
+            if !failed.iter().all(unknown) {
+                self.faults.push(format!("failed: {failed:?}"));
+                break;
+            }
             given_up += failed.len();
             self.env.gq(&["retry", "--all-failed"]).exits(0);
         }
@@ -215,7 +243,8 @@ impl Run<'_> {
             Account::answered_again(&calls),
             given_up,
         );
-        let mut faults = account.faults();
+        let mut faults = std::mem::take(&mut self.faults);
+        faults.extend(account.faults());
         faults.extend(checker::unsound(&connection));
         self.rig.search(self.env.folder());
         faults

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::checker;
-use crate::rig::Rig;
-use crate::support::TestEnv;
+use super::checker;
+use super::rig::Rig;
+use super::support::TestEnv;
 
 /// What the first call of a job meets, and the kind of error that it is; none where it is an answer.
 fn faults(elsewhere: &str) -> Vec<(&'static str, Value, Option<&'static str>)> {
@@ -51,15 +51,21 @@ pub(crate) fn round(rig: &Rig) -> Vec<String> {
     let storm = json!({"prompt_contains": "storm", "per_prompt": true, "first": 2,
                        "reply": "rate_limit_minute", "retry_delay": "0.1s"});
     script.push(storm);
+    script.push(json!({"prompt_contains": "echo", "fault": "echo_key"}));
     let env = rig.env(json!({ "script": script }));
-    let lines = faults.iter().map(|(name, ..)| {
-        let stream = name.ends_with("stream");
-        json!({"prompt": format!("{name} end"), "task_id": name, "stream": stream}).to_string()
-            + "\n"
-    });
-    env.write("in.jsonl", lines.collect::<String>());
-    let run = ["-q", "run", "in.jsonl", "-o", "out.jsonl", "--request-timeout", "2s"];
-    env.gq(&run).exits(0);
+    // Those that say nothing take the whole time that a call may have, the huge one a part of it.
+    let silent = |name: &str| matches!(name, "stall" | "silence");
+    for (file, is_silent, limit) in [("in.jsonl", false, "60s"), ("silent.jsonl", true, "2s")] {
+        let those = faults.iter().filter(|(name, ..)| silent(name) == is_silent);
+        let lines = those.map(|(name, ..)| {
+            let stream = name.ends_with("stream");
+            let line = json!({"prompt": format!("{name} end"), "task_id": name, "stream": stream});
+            line.to_string() + "\n"
+        });
+        env.write(file, lines.collect::<String>());
+        let args = ["-vvv", "run", file, "-o", "out.jsonl", "--request-timeout", limit];
+        rig.run(&env, &args).exits(0);
+    }
     let mut found = Vec::new();
     for (name, _, kind) in &faults {
         let job = env.show(name);
@@ -77,7 +83,8 @@ pub(crate) fn round(rig: &Rig) -> Vec<String> {
     }
     let strange = elsewhere.mock().stats().requests;
     found.extend((strange > 0).then(|| format!("{strange} calls went to another host")));
-    found.extend(storm_passes(&env));
+    found.extend(storm_passes(rig, &env));
+    found.extend(key_is_repeated(rig, &env));
     found.extend(nobody_listens(rig));
     found.extend(checker::unsound(&checker::open(&env.path("gq.db")).unwrap()));
     rig.search(env.folder());
@@ -86,14 +93,24 @@ pub(crate) fn round(rig: &Rig) -> Vec<String> {
 }
 
 /// Refusals for want of quota use up no attempt.
-fn storm_passes(env: &TestEnv) -> Vec<String> {
+fn storm_passes(rig: &Rig, env: &TestEnv) -> Vec<String> {
     let prompts: Vec<String> = (1..=12).map(|number| format!("storm {number}")).collect();
     env.prompts("storm.jsonl", &prompts);
-    let ran = env.gq(&["-q", "run", "storm.jsonl", "--workers", "12"]);
+    let ran = rig.run(env, &["-vvv", "run", "storm.jsonl", "--workers", "12"]);
     let states: Vec<Value> = ran.lines();
     let fits = states.len() == prompts.len()
         && states.iter().all(|job| job["state"] == "succeeded" && job["attempts"] == 1);
     (!fits).then(|| format!("after a storm of 429s: {states:?}")).into_iter().collect()
+}
+
+/// An error that repeats the key: it is told without it.
+fn key_is_repeated(rig: &Rig, env: &TestEnv) -> Vec<String> {
+    env.prompts("echo.jsonl", &["echo 1", "echo 2"]);
+    let ran = rig.run(env, &["-vvv", "run", "echo.jsonl"]);
+    let told = ran.lines();
+    let fits = told.len() == 2
+        && told.iter().all(|job| job["error"]["message"].as_str().is_some_and(|it| !it.is_empty()));
+    (!fits).then(|| format!("an error that holds the key: {ran:?}")).into_iter().collect()
 }
 
 /// A port where nobody listens: the job waits for its next attempt, and surely nothing was paid.
@@ -101,7 +118,7 @@ fn nobody_listens(rig: &Rig) -> Vec<String> {
     let mut env = rig.env(json!({}));
     env.set("GEMINI_BASE_URL", "http://127.0.0.1:9");
     env.prompts("in.jsonl", &["one", "two"]);
-    let ran = env.gq(&["-q", "run", "in.jsonl", "--max-attempts", "1"]).exits(3);
+    let ran = rig.run(&env, &["-vvv", "run", "in.jsonl", "--max-attempts", "1"]).exits(3);
     let kinds: Vec<Value> = ran.lines().iter().map(|job| job["error"]["kind"].clone()).collect();
     let paid = env.show("t1")["attempt_log"][0]["paid"].clone();
     rig.search(env.folder());

@@ -9,17 +9,20 @@ use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::disk;
-use crate::support::TestEnv;
+use super::disk;
+use super::support::{Ran, TestEnv};
 
 /// The beginning of each key; its other characters look different in an address.
 const CANARY: &str = "AIza+Canary/Of=Torture+Number/";
+
+/// The part of it that is looked for.
+const CORE: &str = "Canary/Of=Torture+Num";
 
 /// What all parts of a round share.
 pub(crate) struct Rig {
@@ -77,6 +80,26 @@ impl Rig {
             env.set("GQ_BROKEN", broken);
         }
         env
+    }
+
+    /// Begins a part: its choices depend on nothing but the seed and its name.
+    pub(crate) fn begin(&self, part: &str) {
+        let name = part.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
+        *self.random() = StdRng::seed_from_u64(self.seed ^ name);
+    }
+
+    /// Runs `gq` to its end, and looks for the keys in what it prints.
+    pub(crate) fn run(&self, env: &TestEnv, args: &[&str]) -> Ran {
+        let ran = env.gq(args);
+        self.heard(&ran);
+        ran
+    }
+
+    /// Looks for the keys in what a command printed.
+    pub(crate) fn heard(&self, ran: &Ran) {
+        if holds_key(ran.stdout.as_bytes()) || holds_key(ran.stderr.as_bytes()) {
+            self.found.leaks.lock().unwrap().push("what a command printed".to_owned());
+        }
     }
 
     /// A command that runs on the broken disk of `disk.c`.
@@ -146,21 +169,47 @@ pub(crate) fn key(number: usize) -> String {
 
 /// Returns whether bytes hold a key: as it is, in an address, or in base64 wherever it begins.
 fn holds_key(content: &[u8]) -> bool {
-    let escaped = CANARY.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
-    let mut forms = vec![CANARY.to_owned(), escaped];
+    let mut forms = vec![CORE.to_owned()];
     for shift in 0..3 {
-        let encoded = STANDARD.encode(format!("{}{CANARY}", &"xxx"[..shift]));
-        // The letters at both ends depend on what stands beside the key.
-        forms.push(encoded[4..encoded.len() - 4].to_owned());
+        let text = format!("{}{CORE}", &"xxx"[..shift]);
+        for encoded in [STANDARD.encode(&text), URL_SAFE.encode(&text)] {
+            // The letters at both ends depend on what stands beside it.
+            forms.push(encoded[4..encoded.len() - 4].to_owned());
+        }
     }
-    forms.iter().any(|form| memchr::memmem::find(content, form.as_bytes()).is_some())
+    let plain = decoded(content);
+    [content, &plain].iter().any(|content| {
+        forms.iter().any(|form| memchr::memmem::find(content, form.as_bytes()).is_some())
+    })
+}
+
+/// Returns the bytes of an address, `%2F` read as `/`.
+fn decoded(content: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut rest = content;
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        let digits = rest.get(at + 1..at + 3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        plain.extend(&rest[..at]);
+        plain.push(byte.unwrap_or(b'%'));
+        rest = &rest[at + if byte.is_some() { 3 } else { 1 }..];
+    }
+    // Most hold no such sign.
+    if !plain.is_empty() {
+        plain.extend(rest);
+    }
+    plain
 }
 
 /// The search would be worth nothing if it overlooked a form.
 fn check_the_search() {
     let found = |text: String| holds_key(text.as_bytes());
     assert!(found(format!("a{}b", key(1))));
-    assert!(found("x?key=AIza%2BCanary%2FOf%3DTorture%2BNumber%2F1".to_owned()));
-    assert!((0..3).all(|shift| found(STANDARD.encode(format!("{}{}", &"abc"[..shift], key(2))))));
-    assert!(!found("AIza+Canary".to_owned()));
+    assert!(found("x?key=AIza%2bCanary%2FOf%3DTorture%2BNumber%2F1".to_owned()));
+    assert!(found("x?key=AIza%2BCanary/Of=Torture%2BNumber/1".to_owned()));
+    for shift in 0..3 {
+        let text = format!("{}{}", &"abc"[..shift], key(2));
+        assert!(found(STANDARD.encode(&text)) && found(URL_SAFE.encode(&text)));
+    }
+    assert!(!found("AIza+Canary, and 100% of nothing".to_owned()));
 }
