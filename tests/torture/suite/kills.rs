@@ -20,7 +20,7 @@ const KILLS: usize = 300;
 const WORKERS: usize = 4;
 
 /// Jobs of one batch.
-const BATCH: usize = 120;
+const BATCH: usize = 400;
 
 /// One that is stopped stands still for twice as long.
 const LEASE: Duration = Duration::from_secs(2);
@@ -87,7 +87,7 @@ impl Run<'_> {
         self.rig.pause(Duration::from_millis(5), Duration::from_millis(70));
         let index = self.rig.between(0, 2);
         if self.processes[index].stopped.is_none() {
-            if self.rig.chance(0.05) {
+            if self.rig.chance(0.02) {
                 let process = &mut self.processes[index];
                 process.running.as_ref().unwrap().signal(Signal::STOP);
                 process.stopped = Some(Instant::now());
