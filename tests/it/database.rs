@@ -80,19 +80,25 @@ fn an_empty_file_holds_no_queue_until_a_command_writes_one() {
     assert_eq!(env.status()["queue_size"], 2);
 }
 
-/// Takes the right to write to `path`; false where that stops nobody, as with a superuser.
-fn protect(path: &Path, mode: u32) -> bool {
+fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_err()
+}
+
+/// Makes it so that those who run commands may read the folder and not write to it; false where that
+/// cannot be arranged.
+fn make_read_only(env: &mut TestEnv) -> bool {
+    set_mode(&env.path("gq.db"), 0o644);
+    set_mode(env.folder(), 0o555);
+    env.without_rights()
 }
 
 #[test]
 fn a_database_in_a_read_only_folder_is_read_and_not_written() {
-    let env = queued();
-    let before = files(env.folder());
-    if !protect(env.folder(), 0o555) {
+    let mut env = queued();
+    if !make_read_only(&mut env) {
         return;
     }
+    let before = files(env.folder());
     assert_eq!(env.gq(&["results", "--state", "pending"]).exits(0).lines().len(), 2);
     assert_eq!(env.status()["queue_size"], 2);
     env.gq(&["show", "t1"]).exits(0);
@@ -104,13 +110,15 @@ fn a_database_in_a_read_only_folder_is_read_and_not_written() {
     let ran = env.gq(&["enqueue", "in.jsonl", "--db", "new.db"]).exits(1);
     assert!(ran.stderr.contains("`new.db` cannot be written"), "{}", ran.stderr);
     assert!(files(env.folder()) == before);
-    protect(env.folder(), 0o755);
+    set_mode(env.folder(), 0o755);
 }
 
 #[test]
 fn a_read_only_file_is_read_and_not_written() {
-    let env = queued();
-    if !protect(&env.path("gq.db"), 0o400) {
+    let mut env = queued();
+    set_mode(&env.path("gq.db"), 0o444);
+    set_mode(env.folder(), 0o777);
+    if !env.without_rights() {
         return;
     }
     assert_eq!(env.status()["queue_size"], 2);
@@ -120,14 +128,14 @@ fn a_read_only_file_is_read_and_not_written() {
 
 #[test]
 fn a_log_in_a_read_only_folder_is_told_of() {
-    let env = queued();
+    let mut env = queued();
     fs::write(env.path("gq.db-wal"), [0; 64]).unwrap();
-    if !protect(env.folder(), 0o555) {
+    if !make_read_only(&mut env) {
         return;
     }
     let ran = env.gq(&["status"]).exits(1);
     assert!(ran.stderr.contains("it has a log") && ran.stderr.contains("-wal"), "{}", ran.stderr);
-    protect(env.folder(), 0o755);
+    set_mode(env.folder(), 0o755);
 }
 
 /// Runs `gq` where no file may grow beyond `blocks` of 512 bytes, as on a disk that is full then.

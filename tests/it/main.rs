@@ -29,6 +29,7 @@ mod signals;
 mod simulation;
 mod streaming;
 mod support;
+mod terminal;
 mod unread;
 mod uploads;
 mod watch;

@@ -166,3 +166,47 @@ fn a_run_whose_time_is_up_leaves_the_rest_in_the_queue() {
     env.mock().release(None);
     assert_eq!(env.gq(&["run", "in.jsonl", "--timeout", "20s"]).exits(0).lines().len(), 2);
 }
+
+/// A command that goes on until something ends it; its exit code by SIGINT, and by the others.
+#[cfg(target_os = "linux")]
+const LONG: [(&[&str], i32, i32); 9] = [
+    (&["work", "--grace", "0s"], 0, 0),
+    (&["work", "--drain", "--grace", "0s"], 130, 143),
+    (&["run", "in.jsonl", "--grace", "0s"], 130, 143),
+    (&["ask", "Why?"], 130, 143),
+    (&["results", "--wait"], 130, 143),
+    (&["results", "--follow"], 130, 143),
+    (&["results", "--follow", "--task-id", "t1"], 130, 143),
+    (&["status", "--watch"], 0, 0),
+    (&["mock"], 0, 0),
+];
+
+#[test]
+#[cfg(target_os = "linux")]
+fn every_long_command_ends_by_each_signal_sent_once_or_twice() {
+    let check = |(args, by_interrupt, otherwise): (&[&str], i32, i32)| {
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+            for times in 1..=2 {
+                let env = with_two_slow_jobs();
+                let running = env.spawn(args);
+                wait_until("an ear for the signal", LIMIT, || running.catches(signal));
+                for _ in 0..times {
+                    running.signal(signal);
+                }
+                let ran = running.wait();
+                let wanted = if signal == Signal::INT { by_interrupt } else { otherwise };
+                assert_eq!(ran.code, Some(wanted), "{args:?}, {signal:?}, {times}: {}", ran.stderr);
+                assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+                // Nothing is held by one that has gone, and nothing was used up.
+                env.counts_are_true();
+                assert_eq!(env.count("SELECT sum(attempts + deaths) FROM jobs"), 0, "{args:?}");
+                assert_eq!(env.count("SELECT count(*) FROM jobs WHERE state = 'running'"), 0);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for long in LONG {
+            scope.spawn(move || check(long));
+        }
+    });
+}

@@ -3,6 +3,7 @@
 pub(crate) mod snapshot;
 
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,9 @@ use tokio::runtime::Runtime;
 
 /// No command of a test takes so long; one that does hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Who owns nothing.
+const NOBODY: u32 = 65_534;
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -142,6 +146,8 @@ pub(crate) struct TestEnv {
     /// The `gq` that is run.
     pub(crate) program: PathBuf,
     variables: Vec<(String, String)>,
+    /// Who runs commands, where it is not whoever runs the test.
+    user: Option<u32>,
     stand_in: Option<MockServer>,
     runtime: Runtime,
     processes: AtomicUsize,
@@ -153,6 +159,7 @@ impl TestEnv {
             folder: TempDir::new().unwrap(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_gq")),
             variables: Vec::new(),
+            user: None,
             stand_in: None,
             runtime: Runtime::new().unwrap(),
             processes: AtomicUsize::new(0),
@@ -202,6 +209,18 @@ impl TestEnv {
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Lets commands be run by somebody who has no rights: no file is read-only to a superuser.
+    /// False where nobody else may run the program, or come to the folder.
+    pub(crate) fn without_rights(&mut self) -> bool {
+        if !rustix::process::geteuid().is_root() {
+            return true;
+        }
+        self.user = Some(NOBODY);
+        let runs = self.command(&["--version"]).output().is_ok_and(|ran| ran.status.success());
+        self.user = self.user.filter(|_| runs);
+        runs
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -277,6 +296,9 @@ impl TestEnv {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         self.isolate(command)
     }
 

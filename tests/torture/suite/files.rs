@@ -2,6 +2,8 @@
 //! the contract's exit code; and work goes on once the cause is gone.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -12,6 +14,9 @@ use super::support::{LIMIT, Ran, TestEnv, wait_until};
 
 /// Spoiled files of each kind.
 const SPOILED: usize = 40;
+
+/// How long another process holds the lock.
+const HELD: Duration = Duration::from_secs(30);
 
 /// Commands that meet them.
 const COMMANDS: [&[&str]; 7] = [
@@ -25,10 +30,13 @@ const COMMANDS: [&[&str]; 7] = [
 ];
 
 pub(crate) fn round(rig: &Rig) -> Vec<String> {
-    let mut faults = spoiled(rig);
-    faults.extend(taken_away(rig));
-    faults.extend(locked(rig));
-    faults
+    thread::scope(|scope| {
+        let locked = scope.spawn(|| locked(rig));
+        let mut faults = spoiled(rig);
+        faults.extend(taken_away(rig));
+        faults.extend(locked.join().unwrap());
+        faults
+    })
 }
 
 fn queue(rig: &Rig) -> TestEnv {
@@ -134,6 +142,7 @@ fn locked(rig: &Rig) -> Vec<String> {
     for process in [&worker, &enqueue] {
         wait_until("a word about the lock", LIMIT, || process.stderr().contains("waiting"));
     }
+    thread::sleep(HELD);
     lock.execute_batch("ROLLBACK").unwrap();
     drop(lock);
     enqueue.wait().exits(0);
