@@ -16,6 +16,7 @@ use super::exit::ExitStatus;
 use super::failure::{Failure, Result};
 use super::file::{self, WholeFile};
 use super::output::enqueued::{self, Enqueued};
+use super::signals::Stop;
 
 /// A call whose input is smaller is one transaction.
 const ONE_TRANSACTION: u64 = 64_000_000;
@@ -210,6 +211,8 @@ async fn store_parts(
     if on_conflict == OnConflict::Refuse {
         check_conflicts(store, &parts, defaults, skip_invalid).await?;
     }
+    // From here on a signal ends it between two steps, with a word of how far it came.
+    let stop = Stop::listen()?;
     let mut stored = Vec::new();
     let mut rows = 0;
     for part in parts {
@@ -217,6 +220,10 @@ async fn store_parts(
         let jobs = Arc::new(Mutex::new(Some(jobs)));
         let mut sum = Added::default();
         while lock(&jobs).is_some() {
+            if stop.is_requested() {
+                return Err(Failure::new(stop.exit_status(), "cut short by a signal")
+                    .hint(format!("{rows} jobs are stored; the same call again adds the rest")));
+            }
             let portion =
                 Portion { jobs: Arc::clone(&jobs), rows: PORTION_JOBS, bytes: PORTION_BYTES };
             let added = store.enqueue(vec![(options(&part), portion)]).await;

@@ -102,6 +102,11 @@ impl Stop {
         }
     }
 
+    /// Returns whether a signal came.
+    pub(crate) fn is_requested(&self) -> bool {
+        *self.phase.borrow() > Phase::Running
+    }
+
     /// Waits for the first signal.
     pub(crate) async fn requested(&self) {
         let mut phase = self.phase.clone();

@@ -210,3 +210,27 @@ fn every_long_command_ends_by_each_signal_sent_once_or_twice() {
         }
     });
 }
+
+#[test]
+fn a_large_enqueue_that_a_signal_cuts_short_says_how_far_it_came() {
+    const LINES: i64 = 300_000;
+    let env = TestEnv::new();
+    let line = |number| format!("{{\"prompt\": \"{number} {}\"}}\n", "x".repeat(220));
+    env.write("in.jsonl", (0..LINES).map(line).collect::<String>());
+    let enqueue = env.spawn(&["enqueue", "in.jsonl"]);
+    wait_until("the first jobs", LIMIT, || {
+        env.path("gq.db-wal").exists() && {
+            let jobs = rusqlite::Connection::open(env.path("gq.db")).unwrap();
+            let stored = jobs.query_one("SELECT sum(pending) FROM batches", [], |row| row.get(0));
+            stored.is_ok_and(|stored: i64| stored > 0)
+        }
+    });
+    enqueue.signal(Signal::INT);
+    let ran = enqueue.wait().exits(130);
+    let stored = env.count("SELECT count(*) FROM jobs");
+    assert!((1..LINES).contains(&stored), "{stored}");
+    assert!(ran.stderr.contains(&format!("{stored} jobs are stored")), "{}", ran.stderr);
+    let told = env.gq(&["enqueue", "in.jsonl"]).exits(0).json();
+    assert_eq!((&told["skipped"], &told["enqueued"]), (&json!(stored), &json!(LINES - stored)));
+    env.counts_are_true();
+}
