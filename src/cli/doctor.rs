@@ -10,6 +10,7 @@ use gq::config::NamedKey;
 use gq::domain::health::{self, Finding, Verdict};
 use gq::domain::view::KeyStatus;
 use gq::gemini::client::{ApiKey, Client, Greeting, KeyCheck};
+use gq::gemini::redact::without_key_shapes;
 use gq::store::{Access, Store, StoreError};
 
 use super::args::{DoctorArgs, PacingArgs, Report};
@@ -32,7 +33,8 @@ pub(crate) async fn run(context: &mut Context, args: &DoctorArgs) -> Result<Exit
         Report::Json => doctor::json_list(&findings)?,
         Report::Text => doctor::text(&findings),
     };
-    context.out.data(&text)?;
+    // What settings hold may be a key in the wrong place.
+    context.out.data(&without_key_shapes(&text))?;
     let wrong = findings.iter().any(|finding| finding.verdict == Verdict::Problem);
     Ok(if wrong { ExitStatus::Failure } else { ExitStatus::Done })
 }

@@ -133,6 +133,7 @@ fn hint(error: &StoreError) -> Option<&'static str> {
             "nothing of this was stored; `--on-conflict skip` keeps the old job, `replace` starts \
              it anew"
         }
+        error if error.is_miscount() => "`gq doctor` says what is wrong, and counts anew",
         error if error.is_damage() => {
             "stop the workers, keep a copy of the files, and go back to a `gq backup`"
         }

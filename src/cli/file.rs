@@ -79,7 +79,7 @@ pub(super) fn failed(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// Refuses to write `path`, given with `flag`, where there is no folder for it, over one of `read`,
-/// which the same command reads, or over what belongs to the database, also one that is yet to be
+/// which the same command reads or writes, or over what belongs to the database, also one that is yet to be
 /// made.
 pub(crate) fn check<'a>(
     flag: &str,
@@ -103,9 +103,9 @@ pub(crate) fn check<'a>(
         Some((found.dev(), found.ino()))
     };
     let own = identity(path);
-    let mut read = read.into_iter().chain([database]);
-    if own.is_some() && read.any(|other| identity(other) == own) {
-        return refused("what is read");
+    let same = |other| real(other) == real(path) || (own.is_some() && identity(other) == own);
+    if read.into_iter().chain([database]).any(same) {
+        return refused("what is read or written besides");
     }
     Ok(())
 }

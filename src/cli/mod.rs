@@ -58,7 +58,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitStatus {
 
 fn carry_out(cli: Cli) -> ExitStatus {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let out = Output::new(cli.global.color, no_color);
+    let mut out = Output::new(cli.global.color, no_color);
     log::start(&cli.global, out.stderr_is_terminal && !no_color);
     if let Some(refusal) = args::refused(&cli) {
         out.error(refusal);
@@ -76,6 +76,9 @@ fn carry_out(cli: Cli) -> ExitStatus {
         Ok(environment) => environment,
         Err(error) => return report(&out, error.into()),
     };
+    // Keys that cannot be read are told of by the command that needs them.
+    let keys = gq::config::keys(&environment, None).unwrap_or_default();
+    out.keep_secret(keys.iter().map(|key| key.secret.expose().to_owned()));
     let database = settings::database(&cli.global, &environment);
     let mut context = Context { args: cli.global, environment, database, out };
     let status = match runtime.block_on(run(&mut context, &cli.command)) {

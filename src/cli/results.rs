@@ -152,14 +152,14 @@ async fn write_file(
     file.finish()
 }
 
-/// Refuses an output file that would overwrite the database or `input`.
-pub(crate) fn check_output(
-    context: &Context,
+/// Refuses an output file that would overwrite the database or one of `others`.
+pub(crate) fn check_output<'a>(
+    context: &'a Context,
     options: &ResultsOptions,
-    input: Option<&Path>,
+    others: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
     match options.output.as_deref().filter(|path| *path != Path::new("-")) {
-        Some(path) => file::check("-o", path, &context.database, input),
+        Some(path) => file::check("-o", path, &context.database, others),
         None => Ok(()),
     }
 }

@@ -69,6 +69,22 @@ where
     }
 }
 
+/// Stores the input of a run; none where a signal comes while it is being read.
+async fn enqueued(
+    context: &Context,
+    args: &RunArgs,
+    stop: &Stop,
+) -> Result<Option<Vec<enqueue::Stored>>> {
+    let files = std::slice::from_ref(&args.file);
+    let storing = enqueue::enqueue(context, files, args.batch.as_deref(), &args.enqueue);
+    let mut storing = std::pin::pin!(storing);
+    if let Some(stored) = stop.unless_requested(&mut storing).await {
+        return Ok(Some(stored?));
+    }
+    // A large input is stored in steps; the one under way may end, and says how far it came.
+    tokio::time::timeout(CLOSING, storing).await.ok().transpose()
+}
+
 /// `gq run`: enqueues, works that batch alone, prints its results.
 pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<ExitStatus> {
     let stop = Stop::listen()?;
@@ -76,11 +92,9 @@ pub(crate) async fn run_file(context: &mut Context, args: &RunArgs) -> Result<Ex
     if !args.mock && context.keys()?.is_empty() {
         return Err(no_key());
     }
-    results::check_output(context, &args.results, Some(&args.file))?;
-    let files = std::slice::from_ref(&args.file);
-    let stored = enqueue::enqueue(context, files, args.batch.as_deref(), &args.enqueue);
-    let Some(stored) = stop.unless_requested(stored).await else { return Ok(stop.exit_status()) };
-    let stored = stored?;
+    let others = [Some(args.file.as_path()), args.enqueue.rejects.as_deref()];
+    results::check_output(context, &args.results, others.into_iter().flatten())?;
+    let Some(stored) = enqueued(context, args, &stop).await? else { return Ok(stop.exit_status()) };
     let Some(stored) = stored.first() else { return Ok(ExitStatus::Done) };
     let store = Store::open_for_work(&context.database);
     let Some(store) = stop.unless_requested(store).await else { return Ok(stop.exit_status()) };

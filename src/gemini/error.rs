@@ -112,9 +112,7 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &str) -> Call 
         _ if status >= 500 => server_error(status),
         Some(error) => classify_error(status, error, retry_after),
         // A proxy or a front end speaks, not the API: it says nothing of the key.
-        None if matches!(status, 401 | 403) && body.trim_start().starts_with('<') => {
-            server_error(status)
-        }
+        None if matches!(status, 401 | 403) => server_error(status),
         None => without_details(status, retry_after),
     };
     Call::refused(status, outcome, message).told_by(error.as_ref())
@@ -427,10 +425,17 @@ mod tests {
     }
 
     #[test]
-    fn a_page_says_nothing_of_the_key() {
-        let page = "<html><body>Forbidden by the company's proxy</body></html>";
+    fn who_is_not_the_api_says_nothing_of_the_key() {
         for status in [401, 403] {
-            assert_eq!(outcome(status, page), Outcome::Failed(ErrorKind::ServerError));
+            for page in
+                ["<html>Forbidden by the proxy</html>", "Forbidden", "", r#"{"message": "no"}"#]
+            {
+                assert_eq!(
+                    outcome(status, page),
+                    Outcome::Failed(ErrorKind::ServerError),
+                    "{page}"
+                );
+            }
             assert_eq!(outcome(status, &body(status, "denied", "")), Outcome::BadKey);
         }
     }

@@ -138,6 +138,11 @@ impl StoreError {
         matches!(self, Self::Database(error) if matches!(primary_code(error), Some(11 | 26)))
     }
 
+    /// Returns whether the counts of a batch were found to be wrong.
+    pub fn is_miscount(&self) -> bool {
+        matches!(self, Self::Database(error) if code(error) == Some(CHECK_FAILED))
+    }
+
     /// Returns whether a later try can succeed without anybody's help in code: the disk is full,
     /// the file locked, a device failed for a moment.
     pub fn is_transient(&self) -> bool {
@@ -168,6 +173,8 @@ pub(crate) fn is_half_written(error: &sqlx::Error) -> bool {
     code(error) == Some(NEEDS_ROLLBACK)
 }
 
+/// A CHECK; those of the counts of batches are the only ones that what gq writes can meet.
+const CHECK_FAILED: i32 = 275;
 /// A rollback journal that has to be played back, by a connection that only reads.
 const NEEDS_ROLLBACK: i32 = 776;
 /// A write to the database that found no room.

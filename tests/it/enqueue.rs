@@ -332,7 +332,8 @@ fn what_is_read_is_never_written_over() {
     let lines = "{\"prompt\": \"one\"}\nbad\n";
     env.write("in.jsonl", lines);
     env.gq(&["enqueue", "in.jsonl", "--skip-invalid"]).exits(0);
-    let refused: [&[&str]; 4] = [
+    let refused: [&[&str]; 5] = [
+        &["run", "in.jsonl", "--skip-invalid", "--rejects", "new", "-o", "./new"],
         &["enqueue", "in.jsonl", "--skip-invalid", "--rejects", "./in.jsonl"],
         &["enqueue", "in.jsonl", "--skip-invalid", "--rejects", "gq.db"],
         &["run", "in.jsonl", "--skip-invalid", "-o", "in.jsonl"],

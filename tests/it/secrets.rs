@@ -124,6 +124,12 @@ fn a_key_where_a_name_belongs_is_not_repeated() {
         let ran = clean(env.gq(args).exits(4));
         assert!(ran.stderr.contains("[redacted]"), "{}", ran.stderr);
     }
+    env.set("GEMINI_API_KEY_4", "short-and-odd-secret");
+    let ran = env.gq(&["show", "short-and-odd-secret"]).exits(4);
+    assert!(!ran.stderr.contains("short-and-odd"), "{}", ran.stderr);
+    env.set("GQ_PACE", ECHOED);
+    clean(env.gq(&["doctor"]).exits(1));
+    env.set("GQ_PACE", "");
     env.set("GEMINI_API_KEY_1_RPM", ECHOED);
     clean(env.gq(&["work", "--drain"]).exits(2));
 }

@@ -212,25 +212,29 @@ fn every_long_command_ends_by_each_signal_sent_once_or_twice() {
 }
 
 #[test]
-fn a_large_enqueue_that_a_signal_cuts_short_says_how_far_it_came() {
+fn a_large_input_whose_storing_a_signal_cuts_short_is_told_how_far_it_came() {
     const LINES: i64 = 300_000;
     let env = TestEnv::new();
     let line = |number| format!("{{\"prompt\": \"{number} {}\"}}\n", "x".repeat(220));
     env.write("in.jsonl", (0..LINES).map(line).collect::<String>());
-    let enqueue = env.spawn(&["enqueue", "in.jsonl"]);
-    wait_until("the first jobs", LIMIT, || {
-        env.path("gq.db-wal").exists() && {
+    for (args, signal, code) in [
+        (&["enqueue", "in.jsonl", "--batch", "a"][..], Signal::INT, 130),
+        (&["run", "in.jsonl", "--batch", "b", "--mock"], Signal::TERM, 143),
+    ] {
+        let stored = || {
             let jobs = rusqlite::Connection::open(env.path("gq.db")).unwrap();
-            let stored = jobs.query_one("SELECT sum(pending) FROM batches", [], |row| row.get(0));
-            stored.is_ok_and(|stored: i64| stored > 0)
-        }
-    });
-    enqueue.signal(Signal::INT);
-    let ran = enqueue.wait().exits(130);
-    let stored = env.count("SELECT count(*) FROM jobs");
-    assert!((1..LINES).contains(&stored), "{stored}");
-    assert!(ran.stderr.contains(&format!("{stored} jobs are stored")), "{}", ran.stderr);
-    let told = env.gq(&["enqueue", "in.jsonl"]).exits(0).json();
-    assert_eq!((&told["skipped"], &told["enqueued"]), (&json!(stored), &json!(LINES - stored)));
+            let stored = "SELECT pending FROM batches WHERE name = ?1";
+            jobs.query_one(stored, [args[3]], |row| row.get::<_, i64>(0)).unwrap_or(0)
+        };
+        let storing = env.spawn(args);
+        wait_until("the first jobs", LIMIT, || env.path("gq.db-wal").exists() && stored() > 0);
+        storing.signal(signal);
+        let ran = storing.wait().exits(code);
+        let stored = stored();
+        assert!((1..LINES).contains(&stored), "{stored}");
+        assert!(ran.stderr.contains(&format!("{stored} jobs are stored")), "{}", ran.stderr);
+        let told = env.gq(&["enqueue", "in.jsonl", "--batch", args[3]]).exits(0).json();
+        assert_eq!((&told["skipped"], &told["enqueued"]), (&json!(stored), &json!(LINES - stored)));
+    }
     env.counts_are_true();
 }

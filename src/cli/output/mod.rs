@@ -22,7 +22,7 @@ pub(crate) mod watch;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 
-use gq::gemini::redact::without_key_shapes;
+use gq::gemini::redact::{MASK, without_key_shapes};
 
 use super::args::{ColorMode, Report};
 use super::log;
@@ -36,6 +36,8 @@ pub(crate) struct Output {
     pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
     color: ColorMode,
+    /// Those of the environment: no message repeats them.
+    secrets: Vec<String>,
 }
 
 impl Output {
@@ -50,7 +52,13 @@ impl Output {
             Box::new(buffered)
         };
         let color = if no_color && color == ColorMode::Auto { ColorMode::Never } else { color };
-        Self { data, stdout_is_terminal, stderr_is_terminal, color }
+        Self { data, stdout_is_terminal, stderr_is_terminal, color, secrets: Vec::new() }
+    }
+
+    /// Masks these in all messages from now on.
+    pub(crate) fn keep_secret(&mut self, secrets: impl IntoIterator<Item = String>) {
+        // A shorter one may be a part of any word.
+        self.secrets = secrets.into_iter().filter(|secret| secret.len() >= 8).collect();
     }
 
     /// Prints text as data.
@@ -109,7 +117,10 @@ impl Output {
 
     fn note(&self, label: &str, color: &str, message: &str) {
         // People paste keys where names belong.
-        let message = without_key_shapes(message);
+        let mut message = without_key_shapes(message);
+        for secret in &self.secrets {
+            message = message.replace(secret, MASK);
+        }
         let message =
             if self.stderr_is_terminal { terminal::neutral(&message) } else { (&message).into() };
         let line = if self.colors(self.stderr_is_terminal) {
