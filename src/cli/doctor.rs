@@ -73,15 +73,6 @@ async fn repaired(context: &Context) -> Result<Finding> {
 
 async fn of_database(context: &Context, store: &Store, repair: bool) -> Vec<Finding> {
     let failed = |check, error: StoreError| problem(check, &error.into());
-    let database = match store.batches().await {
-        Ok(batches) => {
-            let jobs: i64 = batches.iter().map(|batch| batch.counts.total()).sum();
-            let path = store.path().display();
-            let message = format!("`{path}`, jobs: {jobs}, batches: {}", batches.len());
-            Finding::new("database", Verdict::Fine, message)
-        }
-        Err(error) => failed("database", error),
-    };
     let integrity = match store.faults().await {
         Ok(faults) => health::integrity(&faults),
         Err(error) if error.is_damage() => {
@@ -91,10 +82,22 @@ async fn of_database(context: &Context, store: &Store, repair: bool) -> Vec<Find
     };
     // Nothing is written to a file that is spoiled.
     let repair = (repair && integrity.verdict == Verdict::Fine).then(|| repaired(context));
+    let repair = match repair {
+        Some(repair) => Some(repair.await.unwrap_or_else(|failure| problem("repair", &failure))),
+        None => None,
+    };
+    // After a repair it tells of what is true now.
+    let database = match store.batches().await {
+        Ok(batches) => {
+            let jobs: i64 = batches.iter().map(|batch| batch.counts.total()).sum();
+            let path = store.path().display();
+            let message = format!("`{path}`, jobs: {jobs}, batches: {}", batches.len());
+            Finding::new("database", Verdict::Fine, message)
+        }
+        Err(error) => failed("database", error),
+    };
     let mut findings = vec![database, integrity];
-    if let Some(repair) = repair {
-        findings.push(repair.await.unwrap_or_else(|failure| problem("repair", &failure)));
-    }
+    findings.extend(repair);
     findings.push(match store.miscounts().await {
         Ok(miscounts) => health::counters(&miscounts),
         Err(error) => failed("counters", error),

@@ -259,22 +259,6 @@ impl Store {
         task_id: &str,
         batch: &str,
     ) -> Result<Vec<AttemptView>, StoreError> {
-        #[derive(sqlx::FromRow)]
-        struct Attempt {
-            attempt: i64,
-            key: Option<String>,
-            started_at: i64,
-            ended_at: Option<i64>,
-            http_status: Option<u16>,
-            outcome: String,
-            message: Option<String>,
-            paid: String,
-            prompt_tokens: Option<i64>,
-            cached_tokens: Option<i64>,
-            output_tokens: Option<i64>,
-            thought_tokens: Option<i64>,
-            total_tokens: Option<i64>,
-        }
         let rows: Vec<Attempt> = sqlx::query_as(
             "WITH job AS (SELECT j.* FROM jobs AS j JOIN batches AS b ON b.id = j.batch_id
                            WHERE b.name = ?2 AND j.task_id = ?1)
@@ -293,29 +277,7 @@ impl Store {
         .bind(batch)
         .fetch_all(&self.readers)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                let tokens: Tokens = (
-                    row.prompt_tokens,
-                    row.cached_tokens,
-                    row.output_tokens,
-                    row.thought_tokens,
-                    row.total_tokens,
-                );
-                AttemptView {
-                    attempt: row.attempt,
-                    key: row.key,
-                    started_at: Timestamp(row.started_at),
-                    ended_at: row.ended_at.map(Timestamp),
-                    http_status: row.http_status,
-                    outcome: row.outcome,
-                    message: row.message,
-                    paid: row.paid,
-                    usage: usage(tokens),
-                }
-            })
-            .collect())
+        Ok(rows.into_iter().map(Attempt::view).collect())
     }
 
     /// Returns how many of the jobs that fit `filter` are in each state.
@@ -382,6 +344,47 @@ impl Store {
             .bind(name)
             .fetch_optional(&self.readers)
             .await?)
+    }
+}
+
+/// An attempt as it is stored, or one that runs.
+#[derive(sqlx::FromRow)]
+struct Attempt {
+    attempt: i64,
+    key: Option<String>,
+    started_at: i64,
+    ended_at: Option<i64>,
+    http_status: Option<u16>,
+    outcome: String,
+    message: Option<String>,
+    paid: String,
+    prompt_tokens: Option<i64>,
+    cached_tokens: Option<i64>,
+    output_tokens: Option<i64>,
+    thought_tokens: Option<i64>,
+    total_tokens: Option<i64>,
+}
+
+impl Attempt {
+    fn view(self) -> AttemptView {
+        let usage = usage((
+            self.prompt_tokens,
+            self.cached_tokens,
+            self.output_tokens,
+            self.thought_tokens,
+            self.total_tokens,
+        ));
+        AttemptView {
+            attempt: self.attempt,
+            key: self.key,
+            started_at: Timestamp(self.started_at),
+            ended_at: self.ended_at.map(Timestamp),
+            http_status: self.http_status,
+            outcome: self.outcome,
+            message: self.message,
+            paid: self.paid,
+            usage,
+        }
     }
 }
 

@@ -255,17 +255,7 @@ async fn settle_upload(
         }
         // Whoever owns the row by now: the file is there.
         UploadEnd::Ready(file) => {
-            sqlx::query(
-                "UPDATE uploads SET state = 'ready', name = ?2, uri = ?3, until = ?4,
-                        worker_id = NULL, lease_until = NULL, error_kind = NULL, message = NULL
-                  WHERE id = ?1",
-            )
-            .bind(upload)
-            .bind(file.name)
-            .bind(file.uri)
-            .bind(file.until.0)
-            .execute(&mut *connection)
-            .await?;
+            ready(connection, upload, file).await?;
             wake_for_content(connection, upload).await?;
             sweep(connection, now).await?;
         }
@@ -293,6 +283,25 @@ async fn settle_upload(
     }
     wake(connection, &upload.to_string()).await?;
     wake_for_room(connection).await
+}
+
+async fn ready(
+    connection: &mut SqliteConnection,
+    upload: i64,
+    file: ApiFile,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE uploads SET state = 'ready', name = ?2, uri = ?3, until = ?4,
+                worker_id = NULL, lease_until = NULL, error_kind = NULL, message = NULL
+          WHERE id = ?1",
+    )
+    .bind(upload)
+    .bind(file.name)
+    .bind(file.uri)
+    .bind(file.until.0)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Gives up what a worker is at: bytes on their way are lost, a file that the API is at work on can

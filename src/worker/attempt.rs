@@ -12,6 +12,7 @@ use crate::domain::price::Prices;
 use crate::domain::time::Timestamp;
 use crate::domain::tokens;
 use crate::gemini::client::{ApiKey, Client};
+use crate::gemini::error::Call;
 use crate::gemini::wire;
 use crate::store::{Claimed, ClaimedMedia, Ended, Store};
 use crate::worker::media::{self, in_thread};
@@ -129,31 +130,16 @@ pub(super) async fn run(
         }
         None => client.generate(&key.secret, model, request).await,
     };
-    let cut = call.finish_reason.as_deref() == Some("MAX_TOKENS");
     let mut lost_uploads = Vec::new();
     if call.outcome == Outcome::FileRefused && !uploads.is_empty() {
         lost_uploads = uploads;
         call.outcome = Outcome::FileExpired;
     }
-    if call.outcome == Outcome::Answered {
-        let fault = match schema {
-            _ if reject_truncated && cut => Some(truncated("the output limit cut the text")),
-            Some(schema) => {
-                let raw = call.raw.take().unwrap_or_default();
-                let check = move || {
-                    let fault = misfit(&schema, &raw, cut);
-                    (raw, fault)
-                };
-                let (raw, fault) = in_thread(check).await;
-                call.raw = Some(raw);
-                fault
-            }
-            None => None,
-        };
-        if let Some((kind, message)) = fault {
-            call.outcome = Outcome::Failed(kind);
-            call.message = Some(message);
-        }
+    if call.outcome == Outcome::Answered
+        && let Some((kind, message)) = unfit(&mut call, schema, reject_truncated).await
+    {
+        call.outcome = Outcome::Failed(kind);
+        call.message = Some(message);
     }
     let model = call.model_version.as_deref().unwrap_or(&started.model_name);
     let priced = |usage: Usage| prices.cost(model, &usage, is_flex, clock::now());
@@ -170,6 +156,27 @@ pub(super) async fn run(
         consumer: call.consumer,
         ..started.ended(call.outcome, call.message)
     }
+}
+
+/// Returns why an answer is not what was asked for, if so.
+async fn unfit(
+    call: &mut Call,
+    schema: Option<Arc<Compiled>>,
+    reject_truncated: bool,
+) -> Option<(ErrorKind, String)> {
+    let cut = call.finish_reason.as_deref() == Some("MAX_TOKENS");
+    if reject_truncated && cut {
+        return Some(truncated("the output limit cut the text"));
+    }
+    let schema = schema?;
+    let raw = call.raw.take().unwrap_or_default();
+    let check = move || {
+        let fault = misfit(&schema, &raw, cut);
+        (raw, fault)
+    };
+    let (raw, fault) = in_thread(check).await;
+    call.raw = Some(raw);
+    fault
 }
 
 /// Returns the tokens of input that sizes let expect.
