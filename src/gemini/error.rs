@@ -111,8 +111,6 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &str) -> Call 
     let outcome = match &error {
         _ if status >= 500 => server_error(status),
         Some(error) => classify_error(status, error, retry_after),
-        // A proxy or a front end speaks, not the API: it says nothing of the key.
-        None if matches!(status, 401 | 403) => server_error(status),
         None => without_details(status, retry_after),
     };
     Call::refused(status, outcome, message).told_by(error.as_ref())
@@ -124,9 +122,9 @@ fn server_error(status: u16) -> Outcome {
 
 fn without_details(status: u16, retry_after: Option<Duration>) -> Outcome {
     match status {
-        401 | 403 => Outcome::BadKey,
         404 => Outcome::Failed(ErrorKind::ModelNotFound),
-        408 | 499 => Outcome::Failed(ErrorKind::ServerError),
+        // With 401 and 403 a proxy or a front end speaks, not the API: it says nothing of the key.
+        401 | 403 | 408 | 499 => Outcome::Failed(ErrorKind::ServerError),
         429 => Outcome::Exhausted(Exhaustion::Short { delay: retry_after }),
         400..=499 => Outcome::Failed(ErrorKind::InvalidRequest),
         // Redirects are not followed: the key goes to the configured host and nowhere else.
@@ -142,6 +140,7 @@ fn classify_error(status: u16, error: &ApiError, retry_after: Option<Duration>) 
         400 if says("not in an ACTIVE state") => Outcome::FileRefused,
         403 if says("permission to access the File") => Outcome::FileRefused,
         403 if says("CachedContent not found") => Outcome::Failed(ErrorKind::InvalidRequest),
+        401 | 403 => Outcome::BadKey,
         429 => Outcome::Exhausted(exhaustion(error, retry_after)),
         _ => without_details(status, retry_after),
     }

@@ -25,6 +25,20 @@ use tokio::runtime::Runtime;
 /// No command of a test takes so long; one that does hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
+/// Counts the batches whose counts differ from a recount.
+pub(crate) const MISCOUNTED: &str = "SELECT count(*) FROM batches AS b
+      WHERE (pending, running, succeeded, failed, cancelled) IS NOT
+            (SELECT count(*) FILTER (WHERE state = 'pending'),
+                    count(*) FILTER (WHERE state = 'running'),
+                    count(*) FILTER (WHERE state = 'succeeded'),
+                    count(*) FILTER (WHERE state = 'failed'),
+                    count(*) FILTER (WHERE state = 'cancelled')
+               FROM jobs WHERE batch_id = b.id)";
+
+/// Counts the jobs of no batch.
+pub(crate) const STRAYS: &str =
+    "SELECT count(*) FROM jobs WHERE batch_id NOT IN (SELECT id FROM batches)";
+
 /// Who owns nothing.
 const NOBODY: u32 = 65_534;
 
@@ -350,19 +364,9 @@ impl TestEnv {
     /// Checks that what the batches count is what a recount of their jobs comes to.
     #[track_caller]
     pub(crate) fn counts_are_true(&self) {
-        let miscounted = self.count(
-            "SELECT count(*) FROM batches AS b
-              WHERE (pending, running, succeeded, failed, cancelled) IS NOT
-                    (SELECT count(*) FILTER (WHERE state = 'pending'),
-                            count(*) FILTER (WHERE state = 'running'),
-                            count(*) FILTER (WHERE state = 'succeeded'),
-                            count(*) FILTER (WHERE state = 'failed'),
-                            count(*) FILTER (WHERE state = 'cancelled')
-                       FROM jobs WHERE batch_id = b.id)",
-        );
+        let miscounted = self.count(MISCOUNTED);
         assert_eq!(miscounted, 0, "batches whose counts differ from a recount");
-        let strays =
-            self.count("SELECT count(*) FROM jobs WHERE batch_id NOT IN (SELECT id FROM batches)");
+        let strays = self.count(STRAYS);
         assert_eq!(strays, 0, "jobs of no batch");
     }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
+use super::support::{MISCOUNTED, STRAYS};
+
 /// A call as the journal has it.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -97,17 +99,7 @@ pub(crate) fn jobs(connection: &Connection) -> HashMap<(String, String), Held> {
 /// What must hold in every database, with the words for where it does not.
 const RULES: [(&str, &str); 7] = [
     ("rows that refer to none", "SELECT count(*) FROM pragma_foreign_key_check"),
-    (
-        "batches that count wrongly",
-        "SELECT count(*) FROM batches AS b
-          WHERE (pending, running, succeeded, failed, cancelled) IS NOT
-                (SELECT count(*) FILTER (WHERE state = 'pending'),
-                        count(*) FILTER (WHERE state = 'running'),
-                        count(*) FILTER (WHERE state = 'succeeded'),
-                        count(*) FILTER (WHERE state = 'failed'),
-                        count(*) FILTER (WHERE state = 'cancelled')
-                   FROM jobs WHERE batch_id = b.id)",
-    ),
+    ("batches that count wrongly", MISCOUNTED),
     (
         "succeeded jobs without an answer",
         "SELECT count(*) FROM jobs WHERE state = 'succeeded' AND id NOT IN
@@ -117,10 +109,7 @@ const RULES: [(&str, &str); 7] = [
         "jobs without a request",
         "SELECT count(*) FROM jobs WHERE id NOT IN (SELECT job_id FROM inputs)",
     ),
-    (
-        "jobs of no batch",
-        "SELECT count(*) FROM jobs WHERE batch_id NOT IN (SELECT id FROM batches)",
-    ),
+    ("jobs of no batch", STRAYS),
     (
         "jobs with two recorded successes",
         "SELECT count(*) FROM (SELECT 1 FROM attempts WHERE outcome = 'succeeded'
