@@ -70,9 +70,12 @@ impl Store {
     /// # Errors
     /// What SQLite says where it cannot even look.
     pub async fn faults(&self) -> Result<Vec<String>, StoreError> {
-        let mut faults: Vec<String> =
+        let said: Vec<String> =
             sqlx::query_scalar("PRAGMA integrity_check(20)").fetch_all(&self.readers).await?;
-        faults.retain(|fault| fault != "ok");
+        // A row may have many lines, of which the first names the part.
+        let lines = said.iter().flat_map(|row| row.lines());
+        let faults = lines.filter(|line| *line != "ok" && !line.starts_with("***"));
+        let mut faults: Vec<String> = faults.map(str::to_owned).collect();
         for (rule, count) in RULES {
             let broken: i64 = sqlx::query_scalar(count).fetch_one(&self.readers).await?;
             if broken > 0 {
