@@ -106,6 +106,16 @@ static enum fate fate(int *fault) {
     die();
 }
 
+/* The same for a call that happens as a whole: whether it fails, with its error in place. */
+static int fails(void) {
+    int fault = 0;
+    switch (fate(&fault)) {
+    case FAILS: errno = fault; return 1;
+    case TEARS: die();
+    default: return 0;
+    }
+}
+
 static ssize_t written(int file, const void *data, size_t size, off_t place, int by_place) {
     char path[PATH_MAX];
     const char *name = watched(file, path);
@@ -142,13 +152,9 @@ ssize_t pwrite64(int file, const void *data, size_t size, off_t place) {
 static int truncated(int file, off_t size) {
     char path[PATH_MAX];
     const char *name = watched(file, path);
-    int fault = 0;
     if (name) {
-        switch (fate(&fault)) {
-        case FAILS: errno = fault; return -1;
-        case TEARS: die();
-        default: record(TRUNCATE, name, (uint64_t)size, NULL, 0);
-        }
+        if (fails()) return -1;
+        record(TRUNCATE, name, (uint64_t)size, NULL, 0);
     }
     return (int)syscall(SYS_ftruncate, file, size);
 }
@@ -168,13 +174,9 @@ static int synced(int file, long call) {
     }
     char path[PATH_MAX];
     const char *name = watched(file, path);
-    int fault = 0;
     if (name) {
-        switch (fate(&fault)) {
-        case FAILS: errno = fault; return -1;
-        case TEARS: die();
-        default: record(SYNCS, name, (uint64_t)syscall(SYS_gettid), NULL, 0);
-        }
+        if (fails()) return -1;
+        record(SYNCS, name, (uint64_t)syscall(SYS_gettid), NULL, 0);
     }
     int result = (int)syscall(call, file);
     if (name && !result) record(SYNCED, name, (uint64_t)syscall(SYS_gettid), NULL, 0);
@@ -187,13 +189,8 @@ int fdatasync(int file) { return synced(file, SYS_fdatasync); }
 
 int unlink(const char *path) {
     const char *part = getenv("FAULT_FILES");
-    int fault = 0;
     if (part && strstr(path, part)) {
-        switch (fate(&fault)) {
-        case FAILS: errno = fault; return -1;
-        case TEARS: die();
-        default: break;
-        }
+        if (fails()) return -1;
         char whole[PATH_MAX];
         record(REMOVE, realpath(path, whole) ? whole : path, 0, NULL, 0);
     }
@@ -204,14 +201,7 @@ static int opened(const char *path, int flags, mode_t mode) {
     const char *part = getenv("FAULT_FILES");
     struct stat before;
     int makes = part && (flags & O_CREAT) && strstr(path, part) && stat(path, &before);
-    int fault = 0;
-    if (makes) {
-        switch (fate(&fault)) {
-        case FAILS: errno = fault; return -1;
-        case TEARS: die();
-        default: break;
-        }
-    }
+    if (makes && fails()) return -1;
     int file = (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
     char whole[PATH_MAX];
     if (makes && file >= 0) record(CREATE, realpath(path, whole) ? whole : path, 0, NULL, 0);
