@@ -11,6 +11,7 @@ pub mod limits;
 pub mod media_type;
 pub mod outcome;
 pub mod output;
+pub mod overdue;
 pub mod overload;
 pub mod pacing;
 pub mod parts;

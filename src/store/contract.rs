@@ -6,6 +6,7 @@ use crate::domain::input::NewJob;
 use crate::domain::job::Transition;
 use crate::domain::limits::GivenLimits;
 use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome, Paid, Usage};
+use crate::domain::overdue::Overdue;
 use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
@@ -97,6 +98,7 @@ impl Bench {
             keys: self.keys.clone(),
             in_flight: Vec::new(),
             audit: false,
+            overdue: Overdue::default(),
             rebase: false,
             dead: Vec::new(),
         }
@@ -127,6 +129,15 @@ pub(super) fn job(number: u64, text: &str) -> NewJob {
         output: None,
         digest: [text.as_bytes()[0]; 16],
     }
+}
+
+/// What a worker knows that saw this one overdue for as long as it takes, until the look at `boot`.
+pub(super) fn overdue_before(worker: i64, boot: i64) -> Overdue {
+    let mut overdue = Overdue::default();
+    for before in [1400, 700] {
+        assert_eq!(overdue.look(&[worker], boot - before), [0; 0]);
+    }
+    overdue
 }
 
 pub(super) fn policy() -> Policy {
@@ -215,7 +226,8 @@ async fn a_late_success_is_kept_and_a_late_failure_is_not() {
     let late = bench.claim(&bench.first, 1, 2).await;
     // Worker 2 finds that worker 1's leases have run out.
     let moment = || Moment { now: NOW, boot: 100_000 };
-    let request = TurnRequest { moment, audit: true, ..bench.request(2, 2) };
+    let overdue = overdue_before(1, 100_000);
+    let request = TurnRequest { moment, audit: true, overdue, ..bench.request(2, 2) };
     let report = bench.second.turn(request, policy()).await.unwrap();
     assert_eq!((report.taken_back, report.claimed.len()), (2, 2));
     let ends = vec![
@@ -224,6 +236,32 @@ async fn a_late_success_is_kept_and_a_late_failure_is_not() {
     ];
     bench.settle(&bench.first, 1, ends).await;
     assert_eq!(bench.states().await, [JobState::Succeeded, JobState::Running]);
+}
+
+#[tokio::test]
+async fn a_worker_that_could_not_write_keeps_its_jobs() {
+    let bench = Bench::with_jobs(2).await;
+    let held = bench.claim(&bench.first, 1, 2).await;
+    // Nobody could write until long after the lease; worker 2 comes first then.
+    let moment = || Moment { now: NOW, boot: 100_000 };
+    let mut looks = TurnRequest { moment, audit: true, ..bench.request(2, 0) };
+    let seen = bench.second.turn(looks.clone(), policy()).await.unwrap();
+    assert_eq!(seen.taken_back, 0);
+    let in_flight = held.iter().map(|it| (it.job, it.claim)).collect();
+    let request = TurnRequest { moment, audit: true, in_flight, ..bench.request(1, 0) };
+    assert_eq!(bench.first.turn(request, policy()).await.unwrap().lost, [0; 0]);
+    looks.overdue = seen.overdue;
+    for moment in [
+        || Moment { now: NOW, boot: 100_700 },
+        || Moment { now: NOW, boot: 101_400 },
+        || Moment { now: NOW, boot: 102_100 },
+    ] {
+        looks.moment = moment;
+        let report = bench.second.turn(looks.clone(), policy()).await.unwrap();
+        assert_eq!(report.taken_back, 0);
+        looks.overdue = report.overdue;
+    }
+    assert_eq!(bench.states().await, [JobState::Running; 2]);
 }
 
 #[tokio::test]

@@ -91,11 +91,28 @@ pub(super) async fn renew(
     Ok(())
 }
 
-/// Takes back the jobs of dead workers, and those of others whose lease ran out.
+/// Returns the other workers that hold something under a lease that ran out.
+pub(super) async fn overdue(
+    connection: &mut SqliteConnection,
+    own: WorkerId,
+    moment: Moment,
+) -> Result<Vec<i64>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT worker_id FROM jobs
+          WHERE state = 'running' AND worker_id != ?1 AND lease_until < ?2
+         UNION SELECT worker_id FROM uploads WHERE worker_id != ?1 AND lease_until < ?2",
+    )
+    .bind(own.0)
+    .bind(moment.boot)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Takes back the jobs of dead workers, and those of hung ones whose lease ran out.
 pub(super) async fn take_back(
     connection: &mut SqliteConnection,
     dead: &[WorkerId],
-    expired_but_of: Option<WorkerId>,
+    hung: &[i64],
     moment: Moment,
     on_unknown: OnUnknown,
 ) -> Result<u64, StoreError> {
@@ -107,14 +124,15 @@ pub(super) async fn take_back(
             .execute(&mut *connection)
             .await?;
     }
-    let Some(own) = expired_but_of else {
+    if hung.is_empty() {
         return Ok(taken);
-    };
+    }
     let expired: Vec<Held> = sqlx::query_as(
         "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at FROM jobs
-          WHERE state = 'running' AND worker_id != ?1 AND lease_until < ?2",
+          WHERE state = 'running' AND lease_until < ?2
+            AND worker_id IN (SELECT value FROM json_each(?1))",
     )
-    .bind(own.0)
+    .bind(bulk::json(hung)?)
     .bind(moment.boot)
     .fetch_all(&mut *connection)
     .await?;

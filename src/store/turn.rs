@@ -9,6 +9,7 @@ use crate::domain::forecast::Capacity;
 use crate::domain::job::Transition;
 use crate::domain::limits::{GivenLimits, Quota};
 use crate::domain::outcome::{ErrorKind, Outcome, Paid, Usage};
+use crate::domain::overdue::Overdue;
 use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
@@ -149,6 +150,8 @@ pub struct TurnRequest {
     /// Whether to compare the database's view of what runs here with `in_flight`, to renew leases
     /// and to look for those that ran out.
     pub audit: bool,
+    /// What earlier audits saw of workers whose leases ran out.
+    pub overdue: Overdue,
     /// Whether the wall clock was set back, or may have been: times that were set under a wrong
     /// one are then put right.
     pub rebase: bool,
@@ -215,6 +218,8 @@ pub struct TurnReport {
     pub lost: Vec<i64>,
     /// Jobs that were taken back from dead or hung workers.
     pub taken_back: u64,
+    /// What the next audit has to know of workers whose leases ran out.
+    pub overdue: Overdue,
     /// Jobs in scope by state.
     pub counts: Counts,
     /// Keys of this process that are neither refused nor switched off.
@@ -280,16 +285,16 @@ async fn run(
         report.lost = lease::audit(connection, worker, &request.in_flight).await?;
         lease::renew(connection, worker, moment, policy.lease).await?;
     }
-    report.taken_back = lease::take_back(
-        connection,
-        &request.dead,
-        audit.then_some(worker),
-        moment,
-        policy.on_unknown,
-    )
-    .await?;
+    report.overdue = std::mem::take(&mut request.overdue);
+    let hung = if audit {
+        report.overdue.look(&lease::overdue(connection, worker, moment).await?, moment.boot)
+    } else {
+        Vec::new()
+    };
+    report.taken_back =
+        lease::take_back(connection, &request.dead, &hung, moment, policy.on_unknown).await?;
     let audited = audit.then_some((worker, request.uploading.as_slice()));
-    uploads::take_back(connection, &request.dead, audited, moment).await?;
+    uploads::take_back(connection, &request.dead, &hung, audited, moment).await?;
     if request.rebase {
         due::rebase(connection, moment.now).await?;
         waits::wake_all(connection).await?;

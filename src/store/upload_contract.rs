@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::domain::input::{MediaSource, NewJob, NewMedia};
 use crate::domain::outcome::{ErrorKind, Exhaustion, Outcome};
+use crate::domain::overdue::Overdue;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{JobState, KeyStatus};
-use crate::store::contract::{Bench, NOW, ended, job, policy};
+use crate::store::contract::{Bench, NOW, ended, job, overdue_before, policy};
 use crate::store::{
     ApiFile, Claimed, FileStamp, FoundKey, OnConflict, Order, Policy, Prepared, Selection,
     TurnReport, TurnRequest, UploadEnd, WorkerId,
@@ -203,10 +204,17 @@ async fn what_was_ordered_unknown_to_the_worker_is_ordered_again() {
 async fn an_upload_of_a_hung_worker_is_taken_over_after_its_lease() {
     let bench = hashed(1).await;
     let lost = uploads(&turn(&bench, bench.request(1, 9)).await)[0];
-    let later =
-        |boot: fn() -> Moment| TurnRequest { moment: boot, audit: true, ..bench.request(2, 9) };
+    let later = |boot: fn() -> Moment| TurnRequest {
+        moment: boot,
+        audit: true,
+        overdue: overdue_before(1, boot().boot),
+        ..bench.request(2, 9)
+    };
     let within = later(|| Moment { now: NOW, boot: 60_000 });
     assert_eq!(uploads(&turn(&bench, within).await), []);
+    let first_seen = later(|| Moment { now: NOW, boot: 62_000 });
+    let first_seen = TurnRequest { overdue: Overdue::default(), ..first_seen };
+    assert_eq!(uploads(&turn(&bench, first_seen).await), []);
     let after = later(|| Moment { now: NOW, boot: 62_000 });
     let again = uploads(&turn(&bench, after).await);
     assert_eq!((again.len(), again[0] == lost), (1, false));
@@ -306,6 +314,7 @@ async fn a_lease_is_renewed_while_its_worker_lives() {
         moment,
         audit: true,
         uploading: vec![held.0],
+        overdue: overdue_before(1, moment().boot),
         ..bench.request(worker, 9)
     };
     turn(&bench, audit(1, || Moment { now: NOW, boot: 50_000 })).await;

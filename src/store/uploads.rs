@@ -320,11 +320,12 @@ async fn abandon(
     Ok(())
 }
 
-/// Takes away what dead workers are at, and what others are at whose lease ran out; what this
+/// Takes away what dead workers are at, and what hung ones are at whose lease ran out; what this
 /// worker holds unknown to it goes too.
 pub(super) async fn take_back(
     connection: &mut SqliteConnection,
     dead: &[WorkerId],
+    hung: &[i64],
     audit: Option<(WorkerId, &[i64])>,
     moment: Moment,
 ) -> Result<(), StoreError> {
@@ -341,11 +342,12 @@ pub(super) async fn take_back(
         let held: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT id, worker_id FROM uploads WHERE worker_id IS NOT NULL
                 AND ((worker_id = ?1 AND id NOT IN (SELECT value FROM json_each(?2)))
-                     OR (worker_id != ?1 AND lease_until < ?3))",
+                     OR (worker_id IN (SELECT value FROM json_each(?4)) AND lease_until < ?3))",
         )
         .bind(own.0)
         .bind(bulk::json(known)?)
         .bind(moment.boot)
+        .bind(bulk::json(hung)?)
         .fetch_all(&mut *connection)
         .await?;
         lost.extend(held);

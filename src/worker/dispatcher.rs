@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
+use crate::domain::overdue::{AUDIT_EVERY, Overdue};
 use crate::domain::pacing::OnExhausted;
 use crate::gemini::client::Client;
 use crate::store::{
@@ -21,10 +22,6 @@ use crate::worker::preparations::{Means, Preparations};
 use crate::worker::stopping::{LAST_TRY, Stopping};
 use crate::worker::transcripts::Transcripts;
 use crate::worker::{Finish, Phase, WorkerOptions};
-
-/// How often it looks for dead neighbours, cancelled jobs and leases that ran out, unless a lease is
-/// shorter than that allows.
-const AUDIT: Duration = Duration::from_millis(700);
 
 /// A wall clock that falls behind by more milliseconds than this was set back.
 const CLOCK_STEP: i64 = 1_000;
@@ -66,6 +63,8 @@ pub(super) struct Dispatcher<'a> {
     stopping: Stopping,
     next_turn: Instant,
     next_audit: Instant,
+    /// Workers whose leases ran out, as the audits saw them.
+    overdue: Overdue,
     failures: u32,
     /// Why the last turn failed.
     trouble: Option<StoreError>,
@@ -119,6 +118,7 @@ impl<'a> Dispatcher<'a> {
             stopping: Stopping::new(),
             next_turn: now,
             next_audit: now,
+            overdue: Overdue::default(),
             failures: 0,
             trouble: None,
             report: TurnReport::default(),
@@ -277,6 +277,7 @@ impl<'a> Dispatcher<'a> {
             keys: self.keys.keys().copied().collect(),
             in_flight,
             audit,
+            overdue: std::mem::take(&mut self.overdue),
             rebase,
             dead,
         })
@@ -299,6 +300,7 @@ impl<'a> Dispatcher<'a> {
                 abort.abort();
             }
         }
+        self.overdue = std::mem::take(&mut report.overdue);
         if report.taken_back > 0 {
             self.events.send(&Event::TakenBack { jobs: report.taken_back });
         }
@@ -327,7 +329,7 @@ impl<'a> Dispatcher<'a> {
 
     /// A lease that is half over is renewed by an audit: two of them fit into the rest.
     fn audit_every(&self) -> Duration {
-        AUDIT.min(self.options.policy.lease / 4)
+        AUDIT_EVERY.min(self.options.policy.lease / 4)
     }
 
     /// Decides when the next turn is due if nothing happens before.

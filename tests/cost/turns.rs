@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gq::domain::limits::GivenLimits;
 use gq::domain::outcome::{Outcome, Paid, Usage};
+use gq::domain::overdue::Overdue;
 use gq::domain::pacing::OnUnknown;
 use gq::domain::slot::Rests;
 use gq::store::{Budget, Claimed, Ended, Policy, Scope, TurnRequest, WorkerId};
@@ -36,6 +37,7 @@ pub(crate) fn request(
         keys: keys.to_vec(),
         in_flight: Vec::new(),
         audit: false,
+        overdue: Overdue::default(),
         rebase: false,
         dead: Vec::new(),
     }
