@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::checker;
 use super::rig::Rig;
-use super::support::{LIMIT, Running, wait_until};
+use super::support::{LIMIT, Running, TestEnv, wait_until};
 
 const DAY: i64 = 86_400;
 
@@ -63,13 +63,7 @@ fn jumped(rig: &Rig, jump: i64) -> Vec<String> {
     add("after");
     wait_until("the end of the rest", LIMIT, || env.status()["jobs"]["succeeded"] == 3);
     if jump > 0 {
-        // A heartbeat by the new clock shows that it looked for leases that ran out.
-        let ahead = (now() + jump / 2) * 1000;
-        wait_until("a look by the new clock", LIMIT, || {
-            let connection = checker::open(&env.path("gq.db")).unwrap();
-            let heard = "SELECT count(*) FROM workers WHERE heartbeat_at > ?1";
-            connection.query_row(heard, [ahead], |row| row.get::<_, i64>(0)).unwrap() == 1
-        });
+        looked_often(&env, (now() + jump / 2) * 1000);
     }
     let mut faults = Vec::new();
     let slow = env.calls_about("slow");
@@ -94,6 +88,19 @@ fn jumped(rig: &Rig, jump: i64) -> Vec<String> {
     faults.extend(checker::unsound(&checker::open(&env.path("gq.db")).unwrap()));
     rig.search(env.folder());
     faults
+}
+
+/// Waits until the other process has looked for leases that ran out, by a clock that says more than
+/// `ahead`, as often as it takes: some five seconds lie between two of its heartbeats.
+fn looked_often(env: &TestEnv, ahead: i64) {
+    let heartbeat = || -> i64 {
+        let connection = checker::open(&env.path("gq.db")).unwrap();
+        let last = "SELECT max(heartbeat_at) FROM workers";
+        connection.query_row(last, [], |row| row.get(0)).unwrap()
+    };
+    wait_until("a heartbeat by the new clock", LIMIT, || heartbeat() > ahead);
+    let first = heartbeat();
+    wait_until("the next heartbeat", LIMIT, || heartbeat() > first);
 }
 
 fn now() -> i64 {
