@@ -135,9 +135,18 @@ impl Chunks {
 
     /// Reads one more block to the end of `bytes`; less only at the end of the input.
     fn fill(&mut self, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
-        let block = CHUNK as u64;
-        let count = (&mut self.reader).take(block).read_to_end(bytes).map_err(ReadError::Io)?;
-        self.ended = count < CHUNK;
+        let mut filled = bytes.len();
+        let wanted = filled + CHUNK;
+        bytes.resize(wanted, 0);
+        while filled < wanted && !self.ended {
+            match self.reader.read(&mut bytes[filled..]) {
+                Ok(0) => self.ended = true,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ReadError::Io(error)),
+            }
+        }
+        bytes.truncate(filled);
         Ok(())
     }
 

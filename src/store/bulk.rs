@@ -4,6 +4,7 @@
 use futures_util::TryStreamExt as _;
 use futures_util::future::join;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor as _, FromRow, Type};
@@ -40,6 +41,11 @@ pub(super) fn arrays<T: Serialize>(rows: &[T]) -> Result<Vec<String>, StoreError
 /// Returns `value` as JSON text.
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::Value(error.to_string()))
+}
+
+/// Returns what JSON text that SQLite made holds.
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Value(error.to_string()))
 }
 
 /// Runs statements that go to SQLite together, and returns the rows of each. One way to its thread

@@ -225,15 +225,21 @@ async fn write(
         move_counts!("$5", "0", "0", "0"),
         "; ",
         write_slots!("$6"),
-        "; SELECT i.job_id, i.request FROM jsonb_each($1) AS e
-            CROSS JOIN inputs AS i ON i.job_id = e.value ->> 0"
+        // Small ones come as one value: each row wakes the thread that reads it. What parts them is
+        // in no JSON text.
+        "; SELECT group_concat(i.job_id || ' ' || i.request, char(30)) FROM jsonb_each($1) AS e
+            CROSS JOIN inputs AS i ON i.job_id = e.value ->> 0
+            WHERE octet_length(i.request) <= 4096;
+           SELECT i.job_id || ' ' || i.request FROM jsonb_each($1) AS e
+            CROSS JOIN inputs AS i ON i.job_id = e.value ->> 0
+            WHERE octet_length(i.request) > 4096"
     );
     if grants.is_empty() {
         return Ok(Vec::new());
     }
     let mut moved: BTreeMap<i64, Moved> = BTreeMap::new();
     for job in grants.iter().filter_map(|grant| due.get(&grant.job)) {
-        let counts = &mut moved.entry(job.batch_id).or_default().counts;
+        let counts = &mut moved.entry(job.at_claim.batch).or_default().counts;
         counts.pending -= 1;
         counts.running += 1;
     }
@@ -245,11 +251,16 @@ async fn write(
         .bind(claimant.moment.now.0)
         .bind(settle::count_rows(&moved)?)
         .bind(standing.take_changes()?);
-    let [.., requests] = bulk::together::<5>(connection, query).await?;
-    let requests = bulk::read::<(i64, String)>(&requests)?;
-    let mut requests: HashMap<i64, String> = requests.into_iter().collect();
+    let [.., small, large] = bulk::together::<6>(connection, query).await?;
+    let mut requests = HashMap::with_capacity(grants.len());
+    for (text,) in bulk::read::<(Option<String>,)>(&small)?.into_iter().chain(bulk::read(&large)?) {
+        let each = text.iter().flat_map(|text| text.split('\u{1e}'));
+        let each = each.filter_map(|each| each.split_once(' '));
+        requests.extend(each.map(|(job, request)| (job.to_owned(), request.to_owned())));
+    }
     let of_grant = |grant: &Grant| {
-        let (job, request) = (due.remove(&grant.job)?, requests.remove(&grant.job)?);
+        let request = requests.remove(&grant.job.to_string())?;
+        let job = due.remove(&grant.job)?;
         let (_, model) = models.iter().find(|(model, _)| *model == job.model_id)?;
         Some(claimed(job, model.clone(), request, grant, claimant.moment.now))
     };
@@ -273,10 +284,10 @@ fn claimed(
         priority: job.priority,
         reserved: grant.tokens,
         claimed_at,
-        stream: job.stream,
+        at_claim: job.at_claim,
         request,
         media: Vec::new(),
-        has_schema: job.has_schema,
+        has_schema: job.has_schema != 0,
         uploads: Vec::new(),
         fault: None,
     }

@@ -166,6 +166,7 @@ pub(super) fn ended(claimed: &Claimed, outcome: Outcome) -> Ended {
         claim: claimed.claim,
         key: claimed.key,
         model: claimed.model,
+        at_claim: claimed.at_claim,
         started_at: NOW,
         ended_at: NOW,
         outcome,

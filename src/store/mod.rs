@@ -54,7 +54,7 @@ pub use media::{ClaimedMedia, ClaimedSource, FileStamp};
 pub use pieces::{Heard, Interest, News, Piece};
 pub use read::{Finish, Page, ResultFilter};
 pub use turn::{
-    Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, WorkerId,
+    AtClaim, Budget, CallStart, Claimed, Ended, Policy, Settled, TurnReport, TurnRequest, WorkerId,
 };
 pub use uploads::{ApiFile, Order, Prepared, UploadEnd};
 pub use wake::Changes;

@@ -175,7 +175,7 @@ mod tests {
             (0..2).map(|number| crate::domain::input::NewJob { stream: true, ..job(number, "x") });
         bench.enqueue(jobs, OnConflict::Refuse).await.unwrap();
         let claimed = bench.claim(&bench.first, 1, 9).await;
-        assert!(claimed.iter().all(|job| job.stream));
+        assert!(claimed.iter().all(|job| job.at_claim.is_stream()));
         (bench, claimed)
     }
 

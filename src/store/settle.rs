@@ -9,7 +9,7 @@ use crate::domain::job::{self, Job, Transition};
 use crate::domain::outcome::{ErrorKind, Outcome, Paid};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState, UsedUp};
-use crate::store::turn::{Ended, Settled};
+use crate::store::turn::{AtClaim, Ended, Settled};
 use crate::store::{StoreError, bulk, pieces, uploads};
 
 /// A job as the database holds it.
@@ -21,6 +21,23 @@ struct Facts {
     stream: bool,
     /// Attempts at the job's present content that are on record.
     recorded: bool,
+}
+
+impl Facts {
+    /// Returns what is known of a job that runs as it was claimed for an attempt that was answered.
+    fn at_claim(ended: &Ended) -> Self {
+        let AtClaim { batch, attempts, max_attempts, deaths, .. } = ended.at_claim;
+        let (state, owned) = (JobState::Running, true);
+        // Failures before count for failures only.
+        let (alike, mended, refused) = (0, 0, 0);
+        Self {
+            batch,
+            claim: ended.claim,
+            job: Job { state, owned, attempts, max_attempts, alike, deaths, mended, refused },
+            stream: ended.at_claim.is_stream(),
+            recorded: false,
+        }
+    }
 }
 
 /// New values of a job row; `None` leaves a column as it is.
@@ -55,12 +72,13 @@ pub(super) async fn ended(
     facts: &[SqliteRow],
     now: Timestamp,
 ) -> Result<Vec<Settled>, StoreError> {
-    let mut facts = facts_of(facts)?;
+    let mut known = facts_of(facts)?;
     let mut changes = Changes::default();
     let mut settled = Vec::with_capacity(ended.len());
     for ended in ended {
         changes.lost.extend(&ended.lost_uploads);
-        let transition = match facts.get_mut(&ended.job) {
+        let facts = known.entry(ended.job).or_insert_with(|| Some(Facts::at_claim(&ended)));
+        let transition = match facts {
             Some(facts) => changes.add(&ended, facts, now),
             None => Transition::Ignore,
         };
@@ -110,14 +128,15 @@ impl Changes {
             write_attempts!("$1"),
             "; ",
             "INSERT OR REPLACE INTO answers (job_id, raw)
-             SELECT value ->> 0, value ->> 1 FROM jsonb_each($2); ",
-            write_jobs!("$3"),
+             SELECT value ->> 0, CAST(substr($3, value ->> 1, value ->> 2) AS TEXT)
+               FROM jsonb_each($2); ",
+            write_jobs!("$4"),
             "; ",
-            move_counts!("$4", "$5", "$6", "$7"),
+            move_counts!("$5", "$6", "$7", "$8"),
             "; ",
-            "INSERT INTO throughput (bucket, finished) SELECT $8, $9 WHERE $9 > 0
+            "INSERT INTO throughput (bucket, finished) SELECT $9, $10 WHERE $10 > 0
              ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished;
-             DELETE FROM throughput WHERE bucket < $8 - 60 OR bucket > $8 + 60",
+             DELETE FROM throughput WHERE bucket < $9 - 60 OR bucket > $9 + 60",
         );
         if !self.lost.is_empty() {
             uploads::remove(connection, &self.lost).await?;
@@ -127,9 +146,11 @@ impl Changes {
         }
         let finished = self.jobs.iter().filter(|row| row.6.is_some()).count();
         let all = in_all(&self.moved);
+        let (answers, texts) = strung(&self.answers);
         sqlx::query(WRITE)
             .bind(bulk::json(&self.attempts)?)
-            .bind(bulk::json(&self.answers)?)
+            .bind(bulk::json(&answers)?)
+            .bind(texts)
             .bind(bulk::json(&self.jobs)?)
             .bind(count_rows(&self.moved)?)
             .bind(all.calls)
@@ -141,6 +162,18 @@ impl Changes {
             .await?;
         pieces::forget(connection, &self.told).await
     }
+}
+
+/// Returns answers as one text that needs no escapes, and for each its job, where in the text it
+/// begins, and its bytes; SQLite counts from one.
+fn strung(answers: &[(i64, Arc<str>)]) -> (Vec<(i64, usize, usize)>, Vec<u8>) {
+    let mut texts = Vec::with_capacity(answers.iter().map(|(_, raw)| raw.len()).sum());
+    let mut place = |(job, raw): &(i64, Arc<str>)| {
+        let start = texts.len() + 1;
+        texts.extend_from_slice(raw.as_bytes());
+        (*job, start, raw.len())
+    };
+    (answers.iter().map(&mut place).collect(), texts)
 }
 
 /// The columns of an attempt and of its job, as text.
@@ -196,11 +229,13 @@ pub(super) fn asked(ended: &[Ended]) -> Result<String, StoreError> {
     bulk::json(&asked.collect::<Vec<(i64, i64, &str, i64)>>())
 }
 
-/// Reads what is known of jobs. Only their last attempts count, as many as are used up: `gq retry`
-/// begins anew.
+/// Reads what is known of jobs, except of those that run as they were claimed for an attempt that was
+/// answered: nothing is to be found out about them, and they are nearly all. Only their last attempts
+/// count, as many as are used up: `gq retry` begins anew.
 macro_rules! facts {
     () => {
-        "SELECT j.id, j.batch_id, j.claim, j.state, j.attempts, j.max_attempts, j.deaths,
+        "SELECT e.value ->> 0, coalesce(j.batch_id, 0), coalesce(j.claim, 0), j.state,
+                coalesce(j.attempts, 0), coalesce(j.max_attempts, 0), coalesce(j.deaths, 0),
                 EXISTS (SELECT 1 FROM attempts AS t
                          WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
                 CASE j.attempts WHEN 0 THEN 0 ELSE
@@ -219,25 +254,29 @@ macro_rules! facts {
                     (SELECT count(*) FROM attempts AS t
                       WHERE t.job_id = j.id AND t.outcome = 'rate_limited'
                         AND t.key_id = e.value ->> 3) ELSE 0 END,
-                j.stream
+                coalesce(j.stream, 0)
            FROM jsonb_each(?1) AS e
-           CROSS JOIN jobs AS j ON j.id = e.value ->> 0"
+           LEFT JOIN jobs AS j ON j.id = e.value ->> 0
+          WHERE (e.value ->> 2 = 'succeeded' AND j.state = 'running' AND j.claim = e.value ->> 1)
+                IS NOT TRUE"
     };
 }
 pub(super) use facts;
 
-type FactsRow = (i64, i64, i64, String, i64, i64, i64, bool, i64, i64, i64, bool);
+type FactsRow = (i64, i64, i64, Option<String>, i64, i64, i64, bool, i64, i64, i64, bool);
 
-fn facts_of(rows: &[SqliteRow]) -> Result<HashMap<i64, Facts>, StoreError> {
+/// Returns them by job; none of one that is no longer there.
+fn facts_of(rows: &[SqliteRow]) -> Result<HashMap<i64, Option<Facts>>, StoreError> {
     bulk::read::<FactsRow>(rows)?
         .into_iter()
         .map(|row| {
             let (id, batch, claim, state, attempts, max_attempts, ..) = row;
             let (.., deaths, recorded, alike, mended, refused, stream) = row;
+            let Some(state) = state else { return Ok((id, None)) };
             let state = state.parse().map_err(StoreError::Value)?;
             let owned = false;
             let job = Job { state, owned, attempts, max_attempts, alike, deaths, mended, refused };
-            Ok((id, Facts { batch, claim, job, stream, recorded }))
+            Ok((id, Some(Facts { batch, claim, job, stream, recorded })))
         })
         .collect()
 }

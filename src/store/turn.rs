@@ -63,6 +63,28 @@ pub struct Policy {
     pub api: Arc<str>,
 }
 
+/// What a claim sees of its job; it stays so for as long as the job runs under this claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+pub struct AtClaim {
+    /// The batch's row.
+    pub batch: i64,
+    /// Attempts used up.
+    pub attempts: i64,
+    /// Attempts that it may use.
+    pub max_attempts: i64,
+    /// Deaths of a process that had it in flight.
+    pub deaths: i64,
+    /// Whether its text is stored as it comes: 0 or 1.
+    stream: u8,
+}
+
+impl AtClaim {
+    /// Returns whether the job's text is stored as it comes.
+    pub fn is_stream(&self) -> bool {
+        self.stream != 0
+    }
+}
+
 /// An attempt that ended.
 #[derive(Debug, Clone)]
 pub struct Ended {
@@ -74,6 +96,8 @@ pub struct Ended {
     pub key: i64,
     /// The model's row.
     pub model: i64,
+    /// What its claim saw of the job.
+    pub at_claim: AtClaim,
     /// When its call began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -189,8 +213,8 @@ pub struct Claimed {
     pub reserved: i64,
     /// When it was claimed.
     pub claimed_at: Timestamp,
-    /// Whether its text is stored as it comes.
-    pub stream: bool,
+    /// What else was seen of it.
+    pub at_claim: AtClaim,
     /// The body of the call.
     pub request: String,
     /// What goes into the body before it is sent, in the order of its places.

@@ -14,7 +14,7 @@ use crate::domain::tokens;
 use crate::gemini::client::{ApiKey, Client};
 use crate::gemini::error::Call;
 use crate::gemini::wire;
-use crate::store::{Claimed, ClaimedMedia, Ended, Store};
+use crate::store::{AtClaim, Claimed, ClaimedMedia, Ended, Store};
 use crate::worker::media::{self, in_thread};
 use crate::worker::transcripts::Scribe;
 
@@ -41,6 +41,7 @@ pub(super) struct Started {
     pub(super) model_name: String,
     pub(super) task_id: String,
     pub(super) priority: i64,
+    at_claim: AtClaim,
     pub(super) started_at: Timestamp,
     claimed_at: Timestamp,
     reserved: i64,
@@ -56,6 +57,7 @@ impl Started {
             model_name: claimed.model_name.clone(),
             task_id: claimed.task_id.clone(),
             priority: claimed.priority,
+            at_claim: claimed.at_claim,
             started_at: clock::now(),
             claimed_at: claimed.claimed_at,
             reserved: claimed.reserved,
@@ -69,6 +71,7 @@ impl Started {
             claim: self.claim,
             key: self.key,
             model: self.model,
+            at_claim: self.at_claim,
             started_at: self.started_at,
             ended_at: clock::now(),
             outcome,

@@ -408,7 +408,10 @@ impl<'a> Dispatcher<'a> {
             self.ended.push(started.ended(Outcome::Cut, None));
             return;
         };
-        let scribe = claimed.stream.then(|| self.transcripts.begin(claimed.job, claimed.claim));
+        let scribe = claimed
+            .at_claim
+            .is_stream()
+            .then(|| self.transcripts.begin(claimed.job, claimed.claim));
         let call = attempt::run(started.clone(), claimed, key, self.tools.clone(), scribe);
         let abort = self.tasks.spawn(call);
         self.in_flight.insert(abort.id(), (started, abort));

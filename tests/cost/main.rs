@@ -105,14 +105,14 @@ async fn work(database: &Path) {
     for _ in 0..TURNS {
         claimed.push(turn(&store, &keys, TOGETHER, Vec::new()).await);
     }
-    count.end("claim", JOBS, [7.7, 1_310.0], TURNS as u64);
+    count.end("claim", JOBS, [7.4, 1_270.0], TURNS as u64);
 
     let count = Count::begin();
     for claimed in claimed {
         assert_eq!(claimed.len(), TOGETHER);
         turn(&store, &keys, 0, claimed.iter().map(answered).collect()).await;
     }
-    count.end("settle", JOBS, [5.4, 2_570.0], TURNS as u64);
+    count.end("settle", JOBS, [3.0, 2_570.0], TURNS as u64);
     store.close().await.unwrap();
 }
 

@@ -69,6 +69,7 @@ pub(crate) fn answered(claimed: &Claimed) -> Ended {
         claim: claimed.claim,
         key: claimed.key,
         model: claimed.model,
+        at_claim: claimed.at_claim,
         started_at: claimed.claimed_at,
         ended_at: gq::clock::now(),
         outcome: Outcome::Answered,
