@@ -222,15 +222,15 @@ async fn write(
                 started_at = $4, key_id = e.value ->> 1
            FROM jsonb_each($1) AS e
           WHERE jobs.id = e.value ->> 0; ",
-        move_counts!("$5", "0", "0", "0"),
+        move_counts!("$5"),
         "; ",
         write_slots!("$6"),
         // Small ones come as one value: each row wakes the thread that reads it. What parts them is
         // in no JSON text.
         "; SELECT group_concat(i.job_id || ' ' || i.request, char(30)) FROM jsonb_each($1) AS e
             CROSS JOIN inputs AS i ON i.job_id = e.value ->> 0
-            WHERE octet_length(i.request) <= 4096;
-           SELECT i.job_id || ' ' || i.request FROM jsonb_each($1) AS e
+            WHERE octet_length(i.request) <= 4096
+           UNION ALL SELECT i.job_id || ' ' || i.request FROM jsonb_each($1) AS e
             CROSS JOIN inputs AS i ON i.job_id = e.value ->> 0
             WHERE octet_length(i.request) > 4096"
     );
@@ -251,9 +251,9 @@ async fn write(
         .bind(claimant.moment.now.0)
         .bind(settle::count_rows(&moved)?)
         .bind(standing.take_changes()?);
-    let [.., small, large] = bulk::together::<6>(connection, query).await?;
+    let [.., texts] = bulk::together::<4>(connection, query).await?;
     let mut requests = HashMap::with_capacity(grants.len());
-    for (text,) in bulk::read::<(Option<String>,)>(&small)?.into_iter().chain(bulk::read(&large)?) {
+    for (text,) in bulk::read::<(Option<String>,)>(&texts)? {
         let each = text.iter().flat_map(|text| text.split('\u{1e}'));
         let each = each.filter_map(|each| each.split_once(' '));
         requests.extend(each.map(|(job, request)| (job.to_owned(), request.to_owned())));

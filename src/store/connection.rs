@@ -15,7 +15,7 @@ use crate::store::error::{StoreError, is_half_written, is_not_a_database, is_uno
 const APPLICATION_ID: i64 = 1_734_435_180;
 
 /// The schema that the newest migration leaves.
-const SCHEMA_VERSION: i64 = 6;
+const SCHEMA_VERSION: i64 = 7;
 
 /// SQLite itself waits this long for another process's lock; the writer asks again after it.
 pub(crate) const BUSY_SLICE: Duration = Duration::from_secs(5);

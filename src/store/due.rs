@@ -135,9 +135,8 @@ macro_rules! of_batches {
         "coalesce(sum(b.pending), 0) AS pending, coalesce(sum(b.running), 0) AS running,
          coalesce(sum(b.succeeded), 0) AS succeeded, coalesce(sum(b.failed), 0) AS failed,
          coalesce(sum(b.cancelled), 0) AS cancelled,
-         iif(?1 IS NULL, m.calls, coalesce(max(b.calls), 0)) AS calls,
-         iif(?1 IS NULL, m.tokens, coalesce(max(b.tokens), 0)) AS tokens,
-         iif(?1 IS NULL, m.cost, coalesce(max(b.cost), 0)) AS cost"
+         coalesce(sum(b.calls), 0) AS calls, coalesce(sum(b.tokens), 0) AS tokens,
+         coalesce(sum(b.cost), 0) AS cost"
     };
 }
 
@@ -145,7 +144,10 @@ macro_rules! of_job {
     () => {
         "coalesce(j.state = 'pending', 0) AS pending, coalesce(j.state = 'running', 0) AS running,
          coalesce(j.state = 'succeeded', 0) AS succeeded, coalesce(j.state = 'failed', 0) AS failed,
-         coalesce(j.state = 'cancelled', 0) AS cancelled, m.calls, m.tokens, m.cost"
+         coalesce(j.state = 'cancelled', 0) AS cancelled,
+         (SELECT coalesce(sum(calls), 0) FROM batches) AS calls,
+         (SELECT coalesce(sum(tokens), 0) FROM batches) AS tokens,
+         (SELECT coalesce(sum(cost), 0) FROM batches) AS cost"
     };
 }
 

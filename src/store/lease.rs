@@ -23,7 +23,8 @@ pub(super) async fn audit(
     in_flight: &[(i64, i64)],
 ) -> Result<Vec<i64>, StoreError> {
     let held: Vec<(i64, i64, i64)> = sqlx::query_as(
-        "SELECT id, claim, batch_id FROM jobs WHERE state = 'running' AND worker_id = ?1",
+        "SELECT id, claim, batch_id FROM jobs INDEXED BY jobs_running
+          WHERE state = 'running' AND worker_id = ?1",
     )
     .bind(worker.0)
     .fetch_all(&mut *connection)
@@ -73,7 +74,7 @@ pub(super) async fn renew(
     let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     // Half a lease is left at the latest when this runs again; earlier ones need no write.
     sqlx::query(
-        "UPDATE jobs SET lease_until = ?2
+        "UPDATE jobs INDEXED BY jobs_running SET lease_until = ?2
           WHERE state = 'running' AND worker_id = ?1 AND lease_until < ?3",
     )
     .bind(worker.0)
@@ -98,7 +99,7 @@ pub(super) async fn overdue(
     moment: Moment,
 ) -> Result<Vec<i64>, StoreError> {
     Ok(sqlx::query_scalar(
-        "SELECT worker_id FROM jobs
+        "SELECT worker_id FROM jobs INDEXED BY jobs_running
           WHERE state = 'running' AND worker_id != ?1 AND lease_until < ?2
          UNION SELECT worker_id FROM uploads WHERE worker_id != ?1 AND lease_until < ?2",
     )
@@ -128,7 +129,8 @@ pub(super) async fn take_back(
         return Ok(taken);
     }
     let expired: Vec<Held> = sqlx::query_as(
-        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at FROM jobs
+        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at
+           FROM jobs INDEXED BY jobs_running
           WHERE state = 'running' AND lease_until < ?2
             AND worker_id IN (SELECT value FROM json_each(?1))",
     )
@@ -163,7 +165,8 @@ async fn take_from_dead(
     on_unknown: OnUnknown,
 ) -> Result<u64, StoreError> {
     let held: Vec<Held> = sqlx::query_as(
-        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at FROM jobs
+        "SELECT id, claim, batch_id, attempts, max_attempts, deaths, key_id, started_at
+           FROM jobs INDEXED BY jobs_running
           WHERE state = 'running' AND worker_id = ?1",
     )
     .bind(worker.0)

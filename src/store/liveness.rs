@@ -66,7 +66,8 @@ impl Store {
                 Box::pin(async move {
                     sqlx::query(
                         "DELETE FROM workers WHERE id = ?1 AND NOT EXISTS
-                            (SELECT 1 FROM jobs WHERE state = 'running' AND worker_id = ?1)
+                            (SELECT 1 FROM jobs INDEXED BY jobs_running
+                              WHERE state = 'running' AND worker_id = ?1)
                             AND NOT EXISTS (SELECT 1 FROM uploads WHERE worker_id = ?1)",
                     )
                     .bind(worker.0)

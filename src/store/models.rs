@@ -25,7 +25,7 @@ macro_rules! in_flight {
                 coalesce(sum(started_at > $2 AND started_at <= $4), 0),
                 min(iif(started_at > $2 AND started_at <= $4, started_at, NULL))
            FROM jobs INDEXED BY jobs_running
-          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY key_id, model_id"
+          WHERE state = 'running' AND key_id IS NOT NULL GROUP BY model_id, key_id"
     };
 }
 pub(super) use in_flight;

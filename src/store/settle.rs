@@ -132,11 +132,10 @@ impl Changes {
                FROM jsonb_each($2); ",
             write_jobs!("$4"),
             "; ",
-            move_counts!("$5", "$6", "$7", "$8"),
+            move_counts!("$5"),
             "; ",
-            "INSERT INTO throughput (bucket, finished) SELECT $9, $10 WHERE $10 > 0
-             ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished;
-             DELETE FROM throughput WHERE bucket < $9 - 60 OR bucket > $9 + 60",
+            "INSERT INTO throughput (bucket, finished) SELECT $6, $7 WHERE $7 > 0
+             ON CONFLICT (bucket) DO UPDATE SET finished = finished + excluded.finished",
         );
         if !self.lost.is_empty() {
             uploads::remove(connection, &self.lost).await?;
@@ -145,7 +144,6 @@ impl Changes {
             return Ok(());
         }
         let finished = self.jobs.iter().filter(|row| row.6.is_some()).count();
-        let all = in_all(&self.moved);
         let (answers, texts) = strung(&self.answers);
         sqlx::query(WRITE)
             .bind(bulk::json(&self.attempts)?)
@@ -153,9 +151,6 @@ impl Changes {
             .bind(texts)
             .bind(bulk::json(&self.jobs)?)
             .bind(count_rows(&self.moved)?)
-            .bind(all.calls)
-            .bind(all.tokens)
-            .bind(all.cost)
             .bind(now.0 / 10_000)
             .bind(i64::try_from(finished).unwrap_or(i64::MAX))
             .execute(&mut *connection)
@@ -401,9 +396,9 @@ pub(super) async fn move_counters(
     count(connection, &BTreeMap::from([(batch, moved)])).await
 }
 
-/// Moves the counters of batches, and those of what was used also for all.
+/// Moves the counters of batches.
 macro_rules! move_counts {
-    ($batches:literal, $calls:literal, $tokens:literal, $cost:literal) => {
+    ($batches:literal) => {
         concat!(
             "UPDATE batches
                 SET pending = pending + (e.value ->> '$[1][0]'),
@@ -417,26 +412,13 @@ macro_rules! move_counts {
                FROM jsonb_each(",
             $batches,
             ") AS e
-              WHERE batches.id = e.value ->> 0;
-             UPDATE meta SET calls = calls + ",
-            $calls,
-            ", tokens = tokens + ",
-            $tokens,
-            ", cost = cost + ",
-            $cost,
-            " WHERE (",
-            $calls,
-            ", ",
-            $tokens,
-            ", ",
-            $cost,
-            ") != (0, 0, 0)"
+              WHERE batches.id = e.value ->> 0"
         )
     };
 }
 pub(super) use move_counts;
 
-/// Moves the counters of batches, and those of what was used also for all.
+/// Moves the counters of batches.
 pub(super) async fn count(
     connection: &mut SqliteConnection,
     moved: &BTreeMap<i64, Moved>,
@@ -444,23 +426,20 @@ pub(super) async fn count(
     if moved.values().all(|moved| *moved == Moved::default()) {
         return Ok(());
     }
-    let all = in_all(moved);
-    sqlx::query(move_counts!("$1", "$2", "$3", "$4"))
-        .bind(count_rows(moved)?)
-        .bind(all.calls)
-        .bind(all.tokens)
-        .bind(all.cost)
-        .execute(connection)
-        .await?;
+    sqlx::query(move_counts!("$1")).bind(count_rows(moved)?).execute(connection).await?;
     Ok(())
 }
 
-fn in_all(moved: &BTreeMap<i64, Moved>) -> UsedUp {
-    moved.values().fold(UsedUp::default(), |sum, Moved { used, .. }| UsedUp {
-        calls: sum.calls + used.calls,
-        tokens: sum.tokens + used.tokens,
-        cost: sum.cost + used.cost,
-    })
+/// Forgets how many jobs finished where that is long ago; the clock may have been ahead.
+pub(super) async fn forget_throughput(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM throughput WHERE bucket < ?1 - 60 OR bucket > ?1 + 60")
+        .bind(now.0 / 10_000)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Returns the parameter of the statement that moves the counters of batches.

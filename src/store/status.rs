@@ -12,6 +12,10 @@ use crate::store::key_settings;
 use crate::store::standing::Standing;
 use crate::store::{FoundKey, Store, StoreError};
 
+/// What the calls of all batches have used.
+const USED_IN_ALL: &str = "SELECT coalesce(sum(calls), 0), coalesce(sum(tokens), 0),
+    coalesce(sum(cost), 0) FROM batches";
+
 impl Store {
     /// Returns the queue's status at `now`, with the keys that this process found.
     pub async fn status(
@@ -38,8 +42,7 @@ impl Store {
         // A worker has only the keys that it recorded when it started.
         let at_work = if workers.is_empty() { &keys } else { &self.keys(&[], now).await? };
         let waiting_for = self.waiting(&counts, at_work, now).await?;
-        let (calls, tokens, cost) =
-            sqlx::query_as("SELECT calls, tokens, cost FROM meta").fetch_one(&self.readers).await?;
+        let (calls, tokens, cost) = sqlx::query_as(USED_IN_ALL).fetch_one(&self.readers).await?;
         let today = Today::at(now);
         let capacity = self.capacity(&today).await?;
         Ok(QueueStatus {
@@ -123,7 +126,8 @@ impl Store {
     async fn workers(&self) -> Result<Vec<WorkerView>, StoreError> {
         let rows: Vec<(i64, String, i64, i64, i64, i64)> = sqlx::query_as(
             "SELECT id, token, pid, workers, heartbeat_at,
-                    (SELECT count(*) FROM jobs WHERE state = 'running' AND worker_id = w.id)
+                    (SELECT count(*) FROM jobs INDEXED BY jobs_running
+                      WHERE state = 'running' AND worker_id = w.id)
                FROM workers AS w ORDER BY id",
         )
         .fetch_all(&self.readers)

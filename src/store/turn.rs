@@ -308,6 +308,7 @@ async fn run(
     if audit {
         report.lost = lease::audit(connection, worker, &request.in_flight).await?;
         lease::renew(connection, worker, moment, policy.lease).await?;
+        settle::forget_throughput(connection, moment.now).await?;
     }
     report.overdue = std::mem::take(&mut request.overdue);
     let hung = if audit {
