@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use log::LevelFilter;
 use rustix::io::Errno;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row};
@@ -294,7 +295,9 @@ fn base_options(path: &Path) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         // Finds a damaged page before it is believed.
         .pragma("cell_size_check", "ON")
-        .disable_statement_logging()
+        // Each as a `trace` of sqlx, which nobody sees unless asked for.
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Off, Duration::MAX)
 }
 
 /// Returns how a reading connection opens the database.

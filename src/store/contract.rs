@@ -10,7 +10,7 @@ use crate::domain::overdue::Overdue;
 use crate::domain::pacing::OnUnknown;
 use crate::domain::slot::Rests;
 use crate::domain::time::{Moment, Timestamp};
-use crate::domain::view::{Counts, JobState, KeyStatus};
+use crate::domain::view::{Counts, JobState, KeyStatus, UsedUp};
 use crate::store::{
     Access, Budget, Claimed, Ended, EnqueueOptions, FoundKey, OnConflict, Policy, ResultFilter,
     Scope, Selection, Store, StoreError, Switch, TurnReport, TurnRequest, WorkerId,
@@ -102,6 +102,13 @@ impl Bench {
             rebase: false,
             dead: Vec::new(),
         }
+    }
+
+    /// Returns how attempts ended, by job and attempt, and what they used.
+    async fn records(&self) -> (Vec<String>, UsedUp) {
+        let outcomes = "SELECT outcome FROM attempts ORDER BY job_id, attempt";
+        let outcomes = sqlx::query_scalar(outcomes).fetch_all(&self.second.readers).await.unwrap();
+        (outcomes, self.second.status(&[], NOW).await.unwrap().used)
     }
 
     pub(super) async fn counts(&self) -> Counts {
@@ -216,9 +223,39 @@ async fn settling_the_same_ends_again_changes_nothing() {
     let claimed = bench.claim(&bench.first, 1, 2).await;
     let ends = || claimed.iter().map(|it| ended(it, Outcome::Answered)).collect::<Vec<_>>();
     bench.settle(&bench.first, 1, ends()).await;
+    let before = bench.records().await;
     let again = bench.settle(&bench.second, 1, ends()).await;
     assert!(again.settled.iter().all(|it| it.transition == Transition::Ignore));
     assert_eq!(bench.counts().await, Counts { succeeded: 2, ..Counts::default() });
+    assert_eq!(bench.records().await, before);
+    assert_eq!(before.1, UsedUp { calls: 2, tokens: 14, cost: 0 });
+    assert_eq!(before.0, ["succeeded", "succeeded"]);
+}
+
+#[tokio::test]
+async fn two_attempts_at_one_job_are_settled_together_and_the_answer_is_kept() {
+    for late_first in [true, false] {
+        let bench = Bench::with_jobs(2).await;
+        let late = bench.claim(&bench.first, 1, 2).await;
+        let moment = || Moment { now: NOW, boot: 100_000 };
+        let overdue = overdue_before(1, 100_000);
+        let request = TurnRequest { moment, audit: true, overdue, ..bench.request(2, 0) };
+        assert_eq!(bench.second.turn(request, policy()).await.unwrap().taken_back, 2);
+        // The one that was thought to hang goes on, and gets its jobs again.
+        let again = bench.claim(&bench.first, 1, 2).await;
+        let failed = ended(&again[0], Outcome::Failed(ErrorKind::ServerError));
+        let mut ends = vec![ended(&late[0], Outcome::Answered), failed];
+        if !late_first {
+            ends.reverse();
+        }
+        bench.settle(&bench.first, 1, ends).await;
+        assert_eq!(bench.states().await, [JobState::Succeeded, JobState::Running]);
+        let counts = Counts { succeeded: 1, running: 1, ..Counts::default() };
+        assert_eq!(bench.counts().await, counts);
+        let records = bench.records().await;
+        assert_eq!(records.0, ["succeeded", "server_error", "lease_lost"]);
+        assert_eq!(records.1.calls, 2);
+    }
 }
 
 #[tokio::test]

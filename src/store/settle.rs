@@ -19,25 +19,61 @@ struct Facts {
     job: Job,
     /// Whether its text is stored as it comes.
     stream: bool,
-    /// Attempts at the job's present content that are on record.
-    recorded: bool,
+}
+
+/// What is on record of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Record {
+    /// Nothing: it runs, or was at other content of its job.
+    #[default]
+    None,
+    /// That it was given up, its call's end unknown.
+    GivenUp,
+    /// How it ended.
+    Ended,
+}
+
+impl Record {
+    fn of(outcome: Option<&str>) -> Self {
+        match outcome {
+            None => Self::None,
+            Some("lease_lost" | "unknown_outcome") => Self::GivenUp,
+            Some(_) => Self::Ended,
+        }
+    }
+}
+
+/// What attempts before it say of an attempt that ended.
+#[derive(Clone, Copy, Default)]
+struct Past {
+    record: Record,
+    /// As in [`Job`].
+    alike: i64,
+    mended: i64,
+    refused: i64,
+}
+
+/// What is known of ended attempts and their jobs.
+struct Known {
+    /// By job; none of one that is no longer there.
+    jobs: HashMap<i64, Option<Facts>>,
+    /// By job and claim: one turn may settle several attempts at one job.
+    attempts: HashMap<(i64, i64), Past>,
 }
 
 impl Facts {
     /// Returns what is known of a job that runs as it was claimed for an attempt that was answered.
     fn at_claim(ended: &Ended) -> Self {
         let AtClaim { batch, attempts, max_attempts, deaths, .. } = ended.at_claim;
-        let (state, owned) = (JobState::Running, true);
-        // Failures before count for failures only.
-        let (alike, mended, refused) = (0, 0, 0);
-        Self {
-            batch,
-            claim: ended.claim,
-            job: Job { state, owned, attempts, max_attempts, alike, deaths, mended, refused },
-            stream: ended.at_claim.is_stream(),
-            recorded: false,
-        }
+        let job = job_of(JobState::Running, attempts, max_attempts, deaths);
+        Self { batch, claim: ended.claim, job, stream: ended.at_claim.is_stream() }
     }
+}
+
+/// Returns a job without what depends on the attempt.
+fn job_of(state: JobState, attempts: i64, max_attempts: i64, deaths: i64) -> Job {
+    let (owned, alike, mended, refused) = (false, 0, 0, 0);
+    Job { state, owned, attempts, max_attempts, alike, deaths, mended, refused }
 }
 
 /// New values of a job row; `None` leaves a column as it is.
@@ -56,7 +92,8 @@ pub(super) struct Moved {
 struct Changes {
     attempts: Vec<AttemptRow>,
     answers: Vec<(i64, Arc<str>)>,
-    jobs: Vec<JobRow>,
+    /// By job: a row that is changed twice ends as the last one.
+    jobs: BTreeMap<i64, JobRow>,
     moved: BTreeMap<i64, Moved>,
     /// Jobs whose pieces of text are no longer needed.
     told: Vec<i64>,
@@ -72,14 +109,15 @@ pub(super) async fn ended(
     facts: &[SqliteRow],
     now: Timestamp,
 ) -> Result<Vec<Settled>, StoreError> {
-    let mut known = facts_of(facts)?;
+    let mut known = known_of(facts)?;
     let mut changes = Changes::default();
     let mut settled = Vec::with_capacity(ended.len());
     for ended in ended {
         changes.lost.extend(&ended.lost_uploads);
-        let facts = known.entry(ended.job).or_insert_with(|| Some(Facts::at_claim(&ended)));
+        let facts = known.jobs.entry(ended.job).or_insert_with(|| Some(Facts::at_claim(&ended)));
+        let past = known.attempts.entry((ended.job, ended.claim)).or_default();
         let transition = match facts {
-            Some(facts) => changes.add(&ended, facts, now),
+            Some(facts) => changes.add(&ended, facts, past, now),
             None => Transition::Ignore,
         };
         settled.push(Settled { ended, transition });
@@ -92,19 +130,29 @@ pub(super) async fn ended(
 }
 
 impl Changes {
-    /// Notes what an attempt does to its job.
-    fn add(&mut self, ended: &Ended, facts: &mut Facts, now: Timestamp) -> Transition {
+    /// Notes what an attempt does to its job; nothing where that is done already, as after a COMMIT
+    /// that failed and took.
+    fn add(
+        &mut self,
+        ended: &Ended,
+        facts: &mut Facts,
+        past: &mut Past,
+        now: Timestamp,
+    ) -> Transition {
         let current = facts.claim == ended.claim;
         facts.job.owned = current && facts.job.state == JobState::Running;
-        if !current && !facts.recorded {
+        if past.record == Record::Ended || (!current && past.record == Record::None) {
             return Transition::Ignore;
         }
+        let Past { alike, mended, refused, .. } = *past;
+        facts.job = Job { alike, mended, refused, ..facts.job };
+        past.record = Record::Ended;
         let transition = job::after_attempt(&facts.job, &ended.outcome, ended.jitter);
         self.attempts.push(attempt_row(ended, transition));
         let batch = self.moved.entry(facts.batch).or_default();
         account(&mut batch.used, ended);
         if let Some(row) = apply(facts, ended, transition, now, &mut batch.counts) {
-            self.jobs.push(row);
+            self.jobs.insert(ended.job, row);
             if facts.stream && facts.job.state.is_finished() {
                 self.told.push(ended.job);
             }
@@ -128,7 +176,7 @@ impl Changes {
             write_attempts!("$1"),
             "; ",
             "INSERT OR REPLACE INTO answers (job_id, raw)
-             SELECT value ->> 0, CAST(substr($3, value ->> 1, value ->> 2) AS TEXT)
+             SELECT value ->> 0, coalesce(CAST(substr($3, value ->> 1, value ->> 2) AS TEXT), '')
                FROM jsonb_each($2); ",
             write_jobs!("$4"),
             "; ",
@@ -143,13 +191,13 @@ impl Changes {
         if self.attempts.is_empty() {
             return Ok(());
         }
-        let finished = self.jobs.iter().filter(|row| row.6.is_some()).count();
+        let finished = self.jobs.values().filter(|row| row.6.is_some()).count();
         let (answers, texts) = strung(&self.answers);
         sqlx::query(WRITE)
             .bind(bulk::json(&self.attempts)?)
             .bind(bulk::json(&answers)?)
             .bind(texts)
-            .bind(bulk::json(&self.jobs)?)
+            .bind(bulk::json(&self.jobs.into_values().collect::<Vec<_>>())?)
             .bind(count_rows(&self.moved)?)
             .bind(now.0 / 10_000)
             .bind(i64::try_from(finished).unwrap_or(i64::MAX))
@@ -231,8 +279,8 @@ macro_rules! facts {
     () => {
         "SELECT e.value ->> 0, coalesce(j.batch_id, 0), coalesce(j.claim, 0), j.state,
                 coalesce(j.attempts, 0), coalesce(j.max_attempts, 0), coalesce(j.deaths, 0),
-                EXISTS (SELECT 1 FROM attempts AS t
-                         WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
+                (SELECT t.outcome FROM attempts AS t
+                  WHERE t.job_id = j.id AND t.attempt = e.value ->> 1),
                 CASE j.attempts WHEN 0 THEN 0 ELSE
                     (SELECT count(*)
                        FROM (SELECT t.outcome, row_number() OVER (ORDER BY t.attempt DESC) AS place
@@ -249,7 +297,7 @@ macro_rules! facts {
                     (SELECT count(*) FROM attempts AS t
                       WHERE t.job_id = j.id AND t.outcome = 'rate_limited'
                         AND t.key_id = e.value ->> 3) ELSE 0 END,
-                coalesce(j.stream, 0)
+                coalesce(j.stream, 0), e.value ->> 1
            FROM jsonb_each(?1) AS e
            LEFT JOIN jobs AS j ON j.id = e.value ->> 0
           WHERE (e.value ->> 2 = 'succeeded' AND j.state = 'running' AND j.claim = e.value ->> 1)
@@ -258,22 +306,23 @@ macro_rules! facts {
 }
 pub(super) use facts;
 
-type FactsRow = (i64, i64, i64, Option<String>, i64, i64, i64, bool, i64, i64, i64, bool);
+type FactsRow =
+    (i64, i64, i64, Option<String>, i64, i64, i64, Option<String>, i64, i64, i64, bool, i64);
 
-/// Returns them by job; none of one that is no longer there.
-fn facts_of(rows: &[SqliteRow]) -> Result<HashMap<i64, Option<Facts>>, StoreError> {
-    bulk::read::<FactsRow>(rows)?
-        .into_iter()
-        .map(|row| {
-            let (id, batch, claim, state, attempts, max_attempts, ..) = row;
-            let (.., deaths, recorded, alike, mended, refused, stream) = row;
-            let Some(state) = state else { return Ok((id, None)) };
-            let state = state.parse().map_err(StoreError::Value)?;
-            let owned = false;
-            let job = Job { state, owned, attempts, max_attempts, alike, deaths, mended, refused };
-            Ok((id, Some(Facts { batch, claim, job, stream, recorded })))
-        })
-        .collect()
+fn known_of(rows: &[SqliteRow]) -> Result<Known, StoreError> {
+    let mut known = Known { jobs: HashMap::new(), attempts: HashMap::new() };
+    for row in bulk::read::<FactsRow>(rows)? {
+        let (id, batch, claim, state, attempts, max_attempts, deaths, ..) = row;
+        let (.., outcome, alike, mended, refused, stream, attempt) = row;
+        let record = Record::of(outcome.as_deref());
+        known.attempts.insert((id, attempt), Past { record, alike, mended, refused });
+        let facts = state.map(|state| {
+            let job = job_of(state.parse()?, attempts, max_attempts, deaths);
+            Ok(Facts { batch, claim, job, stream })
+        });
+        known.jobs.insert(id, facts.transpose().map_err(StoreError::Value)?);
+    }
+    Ok(known)
 }
 
 /// The columns of an attempt's record, in the order of the statement below.

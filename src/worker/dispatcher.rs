@@ -26,8 +26,9 @@ use crate::worker::{Finish, Phase, WorkerOptions};
 /// A wall clock that falls behind by more milliseconds than this was set back.
 const CLOCK_STEP: i64 = 1_000;
 
-/// How long it waits at most before it tries a turn again that the database refused.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// How long it waits at most before it tries a turn again that the database refused: who could not
+/// write for long is counted on to renew its leases as often as others.
+const LONGEST_BACKOFF: Duration = AUDIT_EVERY;
 
 /// What one worker process is doing.
 pub(super) struct Dispatcher<'a> {
@@ -277,7 +278,7 @@ impl<'a> Dispatcher<'a> {
             keys: self.keys.keys().copied().collect(),
             in_flight,
             audit,
-            overdue: std::mem::take(&mut self.overdue),
+            overdue: self.overdue.clone(),
             rebase,
             dead,
         })

@@ -253,9 +253,6 @@ fn jobs_of_an_older_database_are_checked_too() {
         "DROP TABLE contents",
         "DROP TABLE media",
         "DROP TABLE blobs",
-        "ALTER TABLE meta ADD COLUMN calls INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE meta ADD COLUMN tokens INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE meta ADD COLUMN cost INTEGER NOT NULL DEFAULT 0",
         "PRAGMA user_version = 1",
         "DELETE FROM _sqlx_migrations WHERE version > 20261124090000",
     ] {
