@@ -18,6 +18,8 @@ mod key_settings;
 mod key_view;
 mod keys;
 mod lease;
+#[cfg(test)]
+mod lease_contract;
 mod liveness;
 mod manage;
 mod media;
