@@ -9,15 +9,15 @@ use crate::domain::plan::{self, Bounds, Candidate, Grant};
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::today::Today;
 use crate::domain::view::UsedUp;
+use crate::store::counters::{self, Moved, move_counts};
 use crate::store::due::{self, DueJob, Scope, State};
 use crate::store::estimate;
 use crate::store::keys::{self, KeyRow};
 use crate::store::needs::{Needs, Room};
 use crate::store::opening::{self, Opened, Wake, Work};
-use crate::store::settle::{Moved, move_counts};
 use crate::store::standing::{Standing, write_slots};
 use crate::store::turn::{CallStart, Claimed, Policy, TurnReport, TurnRequest, WorkerId};
-use crate::store::{StoreError, bulk, settle};
+use crate::store::{StoreError, bulk};
 
 /// How many due jobs are looked at beyond those that may start, where some may have to wait for
 /// uploads.
@@ -249,7 +249,7 @@ async fn write(
         .bind(claimant.worker.0)
         .bind(claimant.lease_until())
         .bind(claimant.moment.now.0)
-        .bind(settle::count_rows(&moved)?)
+        .bind(counters::count_rows(&moved)?)
         .bind(standing.take_changes()?);
     let [.., texts] = bulk::together::<4>(connection, query).await?;
     let mut requests = HashMap::with_capacity(grants.len());

@@ -12,7 +12,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
 use crate::store::bulk::Insert;
 use crate::store::error::StoreError;
-use crate::store::{Store, bulk, media, settle};
+use crate::store::{Store, bulk, counters, media};
 
 /// What to do with a job that exists with other content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -381,7 +381,7 @@ impl<'a> Adding<'a> {
     }
 
     async fn finish(self, connection: &mut SqliteConnection) -> Result<Added, StoreError> {
-        settle::move_counters(connection, self.batch, &self.moved).await?;
+        counters::move_counters(connection, self.batch, &self.moved).await?;
         Ok(self.added)
     }
 

@@ -10,7 +10,8 @@ use crate::domain::outcome::{ErrorKind, Paid};
 use crate::domain::pacing::OnUnknown;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::view::{Counts, JobState};
-use crate::store::settle::{AttemptRow, JobRow, Moved, count, move_counters, write};
+use crate::store::counters::{Moved, count, move_counters};
+use crate::store::settle::{AttemptRow, JobRow, write};
 use crate::store::turn::WorkerId;
 use crate::store::{StoreError, bulk, uploads};
 

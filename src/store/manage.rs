@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use crate::domain::outcome::ErrorKind;
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Counts, JobState};
-use crate::store::settle::move_counters;
+use crate::store::counters::move_counters;
 use crate::store::{FileStamp, Store, StoreError, bulk, media, pieces, uploads};
 
 /// Which jobs a person means.

@@ -9,6 +9,7 @@ mod claim;
 mod connection;
 #[cfg(test)]
 mod contract;
+mod counters;
 mod due;
 mod enqueue;
 mod error;

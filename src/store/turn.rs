@@ -21,7 +21,9 @@ use crate::store::pieces::{self, Piece};
 use crate::store::standing::{Standing, all_standing};
 use crate::store::uploads::{Order, Prepared};
 use crate::store::writer::Begin;
-use crate::store::{Store, StoreError, claim, due, key_view, lease, settle, uploads, waits};
+use crate::store::{
+    Store, StoreError, claim, counters, due, key_view, lease, settle, uploads, waits,
+};
 
 /// A registered worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -308,7 +310,7 @@ async fn run(
     if audit {
         report.lost = lease::audit(connection, worker, &request.in_flight).await?;
         lease::renew(connection, worker, moment, policy.lease).await?;
-        settle::forget_throughput(connection, moment.now).await?;
+        counters::forget_throughput(connection, moment.now).await?;
     }
     report.overdue = std::mem::take(&mut request.overdue);
     let hung = if audit {

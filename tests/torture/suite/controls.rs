@@ -47,7 +47,7 @@ const BREAKS: [Break; 6] = [
     },
     Break {
         file: "src/store/settle.rs",
-        sound: "        let finished = self.jobs.iter()",
+        sound: "        let finished = self.jobs.values()",
         broken: "        if crate::broken(\"outside\") && !self.answers.is_empty() {
             let mut this = self;
             let answers = std::mem::take(&mut this.answers);
@@ -59,7 +59,7 @@ const BREAKS: [Break; 6] = [
                 .bind(bulk::json(&answers)?).execute(&mut *connection).await?;
             return Ok(());
         }
-        let finished = self.jobs.iter()",
+        let finished = self.jobs.values()",
     },
 ];
 
