@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use futures_util::TryStreamExt as _;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _};
+use serde::Deserialize;
 
 use crate::domain::outcome::{ErrorKind, Usage};
 use crate::domain::time::Timestamp;
@@ -47,14 +46,25 @@ const PAGE_ROWS: i64 = 2000;
 /// next page is read while one is written.
 const PAGE_BYTES: usize = 16 << 20;
 
-/// A job as it is stored: its batch, model and key by their ids.
+/// What a page selects: the small columns as one value, since each of its own is copied twice on its
+/// way from SQLite's thread; metadata, answer, and text so far.
+type Columns = (String, Option<String>, Option<String>, Option<String>);
+
+/// A job as it is stored.
 struct Row {
+    small: Small,
+    metadata: Option<String>,
+    raw: Option<String>,
+    text: Option<String>,
+}
+
+/// The small columns of a job, a list of these; its batch, model and key by their ids.
+#[derive(Deserialize)]
+struct Small {
     id: i64,
     task_id: String,
     batch: i64,
     state: String,
-    metadata: Option<String>,
-    raw: Option<String>,
     outcome: Option<String>,
     message: Option<String>,
     http_status: Option<u16>,
@@ -68,43 +78,8 @@ struct Row {
     finished_at: Option<i64>,
     due_at: i64,
     output: Option<String>,
-    stream: bool,
-    text: Option<String>,
-}
-
-impl FromRow<'_, SqliteRow> for Row {
-    /// By place: to look for so many columns by name takes longer than to read them.
-    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
-        Ok(Self {
-            id: row.try_get(0)?,
-            task_id: row.try_get(1)?,
-            batch: row.try_get(2)?,
-            state: row.try_get(3)?,
-            metadata: row.try_get(4)?,
-            raw: row.try_get(5)?,
-            outcome: row.try_get(6)?,
-            message: row.try_get(7)?,
-            http_status: row.try_get(8)?,
-            model: row.try_get(9)?,
-            tokens: (
-                row.try_get(10)?,
-                row.try_get(11)?,
-                row.try_get(12)?,
-                row.try_get(13)?,
-                row.try_get(14)?,
-            ),
-            attempts: row.try_get(15)?,
-            key: row.try_get(16)?,
-            line: row.try_get(17)?,
-            created_at: row.try_get(18)?,
-            started_at: row.try_get(19)?,
-            finished_at: row.try_get(20)?,
-            due_at: row.try_get(21)?,
-            output: row.try_get(22)?,
-            stream: row.try_get(23)?,
-            text: row.try_get(24)?,
-        })
-    }
+    /// 0 or 1.
+    stream: u8,
 }
 
 /// The names of batches, models and keys by their ids.
@@ -114,7 +89,7 @@ struct Names([HashMap<i64, String>; 3]);
 impl Names {
     /// Reads those that `rows` need.
     async fn of(rows: &[Row], store: &Store) -> Result<Self, StoreError> {
-        let batches: BTreeSet<i64> = rows.iter().map(|row| row.batch).collect();
+        let batches: BTreeSet<i64> = rows.iter().map(|row| row.small.batch).collect();
         let found: Vec<(i64, i64, String)> = sqlx::query_as(
             "SELECT 0, id, name FROM batches WHERE id IN (SELECT value FROM json_each(?1))
               UNION ALL SELECT 1, id, name FROM models UNION ALL SELECT 2, id, name FROM keys",
@@ -137,10 +112,13 @@ impl Names {
 macro_rules! select_jobs {
     ($tail:literal) => {
         concat!(
-            "SELECT j.id, j.task_id, j.batch_id, j.state, i.metadata, a.raw, t.outcome,
-                    t.message, t.http_status, j.model_id, t.prompt_tokens, t.cached_tokens,
-                    t.output_tokens, t.thought_tokens, t.total_tokens, j.attempts, j.key_id,
-                    j.line, j.created_at, j.started_at, j.finished_at, j.due_at, j.output, j.stream,
+            "SELECT json_array(j.id, j.task_id, j.batch_id, j.state, t.outcome, t.message,
+                               t.http_status, j.model_id,
+                               json_array(t.prompt_tokens, t.cached_tokens, t.output_tokens,
+                                          t.thought_tokens, t.total_tokens),
+                               j.attempts, j.key_id, j.line, j.created_at, j.started_at,
+                               j.finished_at, j.due_at, j.output, j.stream),
+                    i.metadata, a.raw,
                     CASE WHEN j.stream AND j.state IN ('pending', 'running') THEN
                         (SELECT group_concat(p.text, '' ORDER BY p.place) FROM pieces AS p
                           WHERE p.job_id = j.id AND p.claim = j.claim) END
@@ -198,7 +176,7 @@ impl Store {
         batch: Option<i64>,
         [states, tasks, ids]: [String; 3],
     ) -> Result<Page, StoreError> {
-        let mut found = sqlx::query_as::<_, Row>(query)
+        let mut found = sqlx::query_as::<_, Columns>(query)
             .bind(after)
             .bind(batch)
             .bind(states)
@@ -209,18 +187,18 @@ impl Store {
         let mut rows = Vec::new();
         let mut bytes = 0;
         let mut cut = false;
-        while let Some(row) = found.try_next().await? {
-            bytes += row.raw.as_ref().or(row.text.as_ref()).map_or(0, String::len);
+        while let Some((small, metadata, raw, text)) = found.try_next().await? {
+            bytes += raw.as_ref().or(text.as_ref()).map_or(0, String::len);
             cut = bytes > PAGE_BYTES && !rows.is_empty();
             if cut {
                 break;
             }
-            rows.push(row);
+            rows.push(Row { small: bulk::parse(&small)?, metadata, raw, text });
         }
         // What was read beyond the page goes at once: it may be large.
         drop(found);
         let full = cut || i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE_ROWS);
-        let next = rows.last().map(|row| row.id).filter(|_| full);
+        let next = rows.last().map(|row| row.small.id).filter(|_| full);
         let names = Names::of(&rows, self).await?;
         let jobs = rows.into_iter().filter_map(|row| row.view(&names).transpose());
         let jobs = jobs.collect::<Result<_, _>>()?;
@@ -404,7 +382,7 @@ fn usage(tokens: Tokens) -> Option<Usage> {
 impl Row {
     /// Returns what is shown of it; nothing if its batch is gone, for then it is gone itself.
     fn view(self, Names([batches, models, keys]): &Names) -> Result<Option<JobView>, StoreError> {
-        let row = self;
+        let Self { small: row, metadata, raw, text } = self;
         let (Some(batch), Some(model)) = (batches.get(&row.batch), models.get(&row.model)) else {
             return Ok(None);
         };
@@ -428,8 +406,8 @@ impl Row {
             task_id: row.task_id,
             batch: batch.clone(),
             state,
-            metadata: row.metadata,
-            raw: row.raw,
+            metadata,
+            raw,
             error,
             model: model.clone(),
             usage: usage(row.tokens),
@@ -440,8 +418,8 @@ impl Row {
             started_at: row.started_at.map(Timestamp),
             finished_at: row.finished_at.map(Timestamp),
             due_at: Timestamp(row.due_at),
-            stream: row.stream,
-            text: row.text,
+            stream: row.stream != 0,
+            text,
             output: row.output.map(|form| form.parse()).transpose().map_err(StoreError::Value)?,
         }))
     }
