@@ -137,6 +137,23 @@ fn log_bytes(path: &Path) -> u64 {
     std::fs::metadata(log).map_or(0, |log| log.len())
 }
 
+/// Pages of the log at which it is put back into the database, where there is room. Pages that change
+/// again and again are put back less often; a log of that length, and of one transaction more, stays
+/// below 64 MB.
+const LOG_PAGES: u64 = 4000;
+
+/// Returns at how many pages the log is put back where so many bytes are free: it must not fill the disk
+/// that it needs to be put back.
+fn log_pages(free: u64) -> u64 {
+    (free / 4 / u64::from(PAGE_BYTES)).clamp(64, LOG_PAGES)
+}
+
+/// Returns the bytes that are free where the database lies; where nobody knows, there is room.
+fn free_bytes(path: &Path) -> u64 {
+    rustix::fs::statvfs(folder_of(path))
+        .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Returns the folder beside the database that holds lock files: one and the same, whatever link
 /// leads to the file.
 pub(crate) fn lock_folder(path: &Path) -> PathBuf {
@@ -316,9 +333,7 @@ pub(crate) async fn open_writer(path: &Path) -> Result<SqliteConnection, StoreEr
         .row_buffer_size(ROWS_WAITING)
         // What a bulk enqueue changes in one transaction fits, so that no page is written twice.
         .pragma("cache_size", "-6000")
-        // Pages that change again and again are put back into the database less often; a log of that
-        // length, and of one transaction more, stays below 64 MB.
-        .pragma("wal_autocheckpoint", "4000")
+        .pragma("wal_autocheckpoint", log_pages(free_bytes(path)).to_string())
         // A statement of many rows keeps what it may have to undo in memory, not in `/var/tmp`.
         .pragma("temp_store", "MEMORY");
     let mut connection = options.connect().await?;
@@ -360,6 +375,14 @@ fn is_safe_library(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_takes_a_quarter_of_the_room_at_most() {
+        assert_eq!(log_pages(u64::MAX), 4000);
+        assert_eq!(log_pages(128 << 20), 4000);
+        assert_eq!(log_pages(8 << 20), 256);
+        assert_eq!(log_pages(0), 64);
+    }
 
     #[test]
     fn libraries_that_lose_pages_are_refused() {
