@@ -54,8 +54,9 @@ pub(crate) struct Upset {
 /// A call may reach the stand-in after the process that sent it is dead.
 const ON_THE_WAY_MS: i64 = 500;
 
-/// An answer that went out so long before a death was not recorded yet: the disk may be slow.
-const UNRECORDED_MS: i64 = 1_000;
+/// An answer that went out so long before a death may not be recorded yet: the disk is slow, or one that
+/// stands still (twice a lease, 4 s) holds the lock.
+const UNRECORDED_MS: i64 = 5_000;
 
 impl Upset {
     /// Returns whether it may have had the call in flight.
