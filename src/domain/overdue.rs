@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const AUDIT_EVERY: Duration = Duration::from_millis(700);
 
 /// How long a worker is seen overdue before it loses its leases.
-const GRACE: Duration = Duration::from_millis(2 * 700);
+const GRACE: Duration = AUDIT_EVERY.saturating_mul(2);
 
 /// Workers with leases that ran out, as one that looks again and again sees them.
 ///

@@ -252,15 +252,15 @@ async fn write(
         .bind(counters::count_rows(&moved)?)
         .bind(standing.take_changes()?);
     let [.., texts] = bulk::together::<4>(connection, query).await?;
-    let mut requests = HashMap::with_capacity(grants.len());
+    let mut requests: HashMap<i64, String> = HashMap::with_capacity(grants.len());
     for (text,) in bulk::read::<(Option<String>,)>(&texts)? {
         let each = text.iter().flat_map(|text| text.split('\u{1e}'));
         let each = each.filter_map(|each| each.split_once(' '));
-        requests.extend(each.map(|(job, request)| (job.to_owned(), request.to_owned())));
+        requests
+            .extend(each.filter_map(|(job, request)| Some((job.parse().ok()?, request.into()))));
     }
     let of_grant = |grant: &Grant| {
-        let request = requests.remove(&grant.job.to_string())?;
-        let job = due.remove(&grant.job)?;
+        let (job, request) = (due.remove(&grant.job)?, requests.remove(&grant.job)?);
         let (_, model) = models.iter().find(|(model, _)| *model == job.model_id)?;
         Some(claimed(job, model.clone(), request, grant, claimant.moment.now))
     };

@@ -106,7 +106,7 @@ async fn work(database: &Path) {
     for _ in 0..TURNS {
         claimed.push(turn(&store, &keys, TOGETHER, Vec::new()).await);
     }
-    count.end("claim", JOBS, [7.4, 1_340.0], TURNS as u64);
+    count.end("claim", JOBS, [5.2, 1_340.0], TURNS as u64);
 
     let count = Count::begin();
     for claimed in claimed {
